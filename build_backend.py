@@ -1,0 +1,58 @@
+"""PEP 517 backend: builds against the torch that is installed and asks pip only for what is missing.
+
+The usual ``requires = ["setuptools", "torch"]`` fails without a network and, with one, builds
+against the newest torch instead of the one in use.  Here the surrounding environment is put back
+on ``sys.path``; whatever it lacks is requested at the version of constraints.txt, because pip's
+``-c`` does not reach build isolation.
+"""
+
+import re
+import sys
+import sysconfig
+from importlib import metadata
+from pathlib import Path
+
+NEEDED = {"torch": (2, 11), "setuptools": (77, 0)}  # oldest versions that can build colorseg
+
+if sysconfig.get_path("platlib") not in sys.path:  # pip's build isolation took it away
+    sys.path.append(sysconfig.get_path("platlib"))
+
+
+def _pinned(name):
+    text = (Path(__file__).parent / "constraints.txt").read_text()
+    return re.search(rf"^{name}==\S+", text, re.MULTILINE).group()
+
+
+def _missing():
+    for name, oldest in NEEDED.items():
+        try:
+            installed = tuple(int(n) for n in re.findall(r"\d+", metadata.version(name))[:2])
+        except metadata.PackageNotFoundError:
+            installed = ()
+        if installed < oldest:
+            yield _pinned(name)
+
+
+def _hook(name):
+    def call(*args, **kwargs):
+        from setuptools import build_meta  # late: pip may have to install it first
+
+        return getattr(build_meta, name)(*args, **kwargs)
+
+    return call
+
+
+def get_requires_for_build_wheel(config_settings=None):
+    return list(_missing())
+
+
+def get_requires_for_build_sdist(config_settings=None):
+    return list(_missing())
+
+
+get_requires_for_build_editable = get_requires_for_build_wheel
+build_wheel = _hook("build_wheel")
+build_sdist = _hook("build_sdist")
+build_editable = _hook("build_editable")
+prepare_metadata_for_build_wheel = _hook("prepare_metadata_for_build_wheel")
+prepare_metadata_for_build_editable = _hook("prepare_metadata_for_build_editable")

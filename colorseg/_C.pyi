@@ -1,0 +1,5 @@
+torch_built: str
+cuda_built: bool
+cuda_arch_list: list[str]
+cpu_isa: str
+available_isas: list[str]

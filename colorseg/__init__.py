@@ -1,0 +1,31 @@
+"""colorseg: fused conv + batch norm + ReLU blocks and segmentation losses for PyTorch, and networks built on them.
+
+The package is lazy: the compiled operators load with ``ops``, ``nn`` or ``models``; ``reference``
+needs torch alone.
+"""
+
+import importlib
+from typing import Any
+
+from colorseg._version import __version__
+
+_MODULES = ("data", "metrics", "models", "nn", "ops", "palette", "reference", "training")
+_FUNCTIONS = {
+    "build_info": "colorseg._extension",
+    "fuse": "colorseg.nn",
+    "unfuse": "colorseg.nn",
+}
+
+__all__ = ["__version__", *_MODULES, *_FUNCTIONS]  # noqa: PLE0604  (the names are strings)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"colorseg.{name}")
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(_FUNCTIONS[name]), name)
+    raise AttributeError(f"module 'colorseg' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,43 @@
+"""Loads the compiled extension, with an error that names the cause and the command; says what was built."""
+
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from colorseg._version import __version__
+
+
+def load() -> ModuleType:
+    """Return ``colorseg._C``; importing it registers the operators under ``torch.ops.colorseg``."""
+    try:
+        from colorseg import _C
+    except ImportError as error:
+        if "COLORSEG_CPU_ISA" in str(error):
+            raise
+        raise ImportError(
+            f"colorseg's compiled operators could not be loaded with torch {torch.__version__}: {error}. "
+            "Build them for this environment with `pip install .`, or `pip install -e .` to work in the "
+            "source tree; colorseg.reference works without them."
+        ) from error
+    return _C
+
+
+def build_info() -> dict[str, Any]:
+    """Facts that belong into a bug report.
+
+    Returns:
+        version of colorseg, torch versions built against and running, whether CUDA kernels are in,
+        their architectures, the CPU instruction set chosen and those available, torch's threads.
+    """
+    extension = load()
+    return {
+        "version": __version__,
+        "torch_built": extension.torch_built,
+        "torch_running": torch.__version__,
+        "cuda": extension.cuda_built,
+        "cuda_arch_list": list(extension.cuda_arch_list),
+        "cpu_isa": extension.cpu_isa,
+        "cpu_isas_available": list(extension.available_isas),
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,63 @@
+"""The ``colorseg`` command: one function per subcommand, which imports what it needs itself.
+
+Only argparse is imported here, so that ``colorseg --help`` answers at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from colorseg._version import __version__
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, or 2 after a mistake of the user."""
+    args = _parser().parse_args(argv)
+    command: Command = args.run
+    try:
+        return command(args)
+    except (ImportError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def info(args: argparse.Namespace) -> int:
+    """Print how this colorseg was built and what it runs on."""
+    import json
+
+    import colorseg
+
+    facts = colorseg.build_info()
+    if args.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        for name, value in facts.items():
+            print(f"{name}: {_words(value)}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="colorseg", description="Colorize and segment pictures.")
+    parser.add_argument("--version", action="version", version=f"colorseg {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="command", required=True)
+
+    about = commands.add_parser("info", help="how this colorseg was built and what it runs on")
+    about.add_argument("--json", action="store_true", help="as one JSON object")
+    about.set_defaults(run=info)
+    return parser
+
+
+def _words(value: object) -> str:
+    if value is None or value is False:
+        return "no"
+    if value is True:
+        return "yes"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

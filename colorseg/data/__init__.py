@@ -1,0 +1,71 @@
+"""Images to train on: the embedded sample, CIFAR-10, and files in either of its shapes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from colorseg.data import cifar10
+from colorseg.data.cifar10 import CLASSES
+from colorseg.data.download import cached_archive
+from colorseg.data.images import ImageSet
+from colorseg.data.npz import read_npz
+from colorseg.data.sample import load_sample
+
+__all__ = ["CLASSES", "ImageSet", "load"]
+
+_KINDS = "'sample', 'cifar10', a folder of CIFAR-10 batches, their .tar.gz archive, or an .npz file"
+
+
+def load(
+    source: str | os.PathLike[str] = "sample",
+    *,
+    classes: Iterable[str | int] | None = ("horse",),
+    download: bool = False,
+    cache: str | os.PathLike[str] | None = None,
+) -> tuple[ImageSet, ImageSet]:
+    """Training and validation images.
+
+    Args:
+        source: ``"sample"`` (embedded; photographs, no classes), ``"cifar10"``, or the path of
+            a folder with the six batches of CIFAR-10's python version,
+            its ``.tar.gz`` archive, or
+            an ``.npz`` file with uint8 arrays ``train`` and ``test``, (N, H, W, 3), and optionally
+            the classes of their images, ``train_label`` and ``test_label``.
+        classes: names or ids of CIFAR-10 classes, None for all; a source that has no labels is
+            taken whole.
+        download: whether ``"cifar10"`` may fetch the archive (170 MB) if the cache lacks it.
+        cache: folder of that archive; default ``$COLORSEG_CACHE``, or ``colorseg`` in the user's
+            cache folder.
+
+    Returns:
+        Two image sets in the stored order; CIFAR-10's test images are the validation set.
+
+    Raises:
+        FileNotFoundError: there is no such file, or the archive is not in the cache.
+        ValueError: an unknown class, or a file that is damaged or something else.  Pickles are
+            read as data: one that asks for code to run is refused.
+        ImportError, OSError: the download was asked for and is not possible.
+    """
+    ids = cifar10.class_ids(classes)
+    if source == "sample":
+        return load_sample()
+    path = cached_archive(download, cache) if source == "cifar10" else Path(source).expanduser()
+    train, test = _read(path)
+    return (
+        cifar10.select(train, ids, f"{path.name}/train"),
+        cifar10.select(test, ids, f"{path.name}/validation"),
+    )
+
+
+def _read(path: Path) -> tuple[cifar10.Part, cifar10.Part]:
+    if path.is_dir():
+        return cifar10.read_folder(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}; a source is {_KINDS}")
+    if path.suffix == ".npz":
+        return read_npz(path)
+    if path.name.endswith((".tar.gz", ".tgz")):
+        return cifar10.read_archive(path)
+    raise ValueError(f"{path} is not among the sources that can be read: {_KINDS}")

@@ -1,0 +1,151 @@
+"""CIFAR-10 in the "python version": six pickled batches in a folder or in a tar.gz archive.
+
+A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009,
+https://www.cs.toronto.edu/~kriz/cifar.html
+"""
+
+from __future__ import annotations
+
+import gzip
+import tarfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from colorseg.data import safe_pickle
+from colorseg.data.images import ImageSet, from_pixels
+
+CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+_TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
+_BATCHES = (*_TRAIN, "test_batch")
+_FOLDER = "cifar-10-batches-py"
+_DAMAGE = (
+    tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, OverflowError, RecursionError,
+)  # fmt: skip
+_MAX_BATCH = 64 << 20  # bytes; the real ones have 31 million
+_MAX_UNPACKED = 256 << 20  # bytes; the real archive has 186 million
+
+
+class Part(NamedTuple):
+    """The training or the validation images as they are stored."""
+
+    pixels: np.ndarray  # (N, H, W, 3) uint8
+    labels: np.ndarray | None  # (N,) 0 to 9; None where the file has none
+
+
+def class_ids(classes: Iterable[str | int] | None) -> list[int] | None:
+    """Ids of classes given by name or id; None, for all, stays None.
+
+    Raises:
+        ValueError: no such class, or none at all.
+        TypeError: neither names nor ids.
+    """
+    if classes is None:
+        return None
+    chosen = [classes] if isinstance(classes, str | int) else list(classes)
+    if not chosen:
+        raise ValueError("classes is empty: name at least one, or pass None for all")
+    return sorted({_class_id(name) for name in chosen})
+
+
+def _class_id(name: str | int) -> int:
+    if isinstance(name, bool) or not isinstance(name, str | int):
+        raise TypeError(f"classes are names or ids, got {name!r}")
+    if isinstance(name, str) and name in CLASSES:
+        return CLASSES.index(name)
+    if isinstance(name, int) and 0 <= name < len(CLASSES):
+        return name
+    known = ", ".join(f"{i} {known}" for i, known in enumerate(CLASSES))
+    raise ValueError(f"there is no class {name!r} in CIFAR-10, which has {known}")
+
+
+def select(part: Part, ids: list[int] | None, name: str) -> ImageSet:
+    """The images of the chosen classes, in the order in which they are stored; all if unlabeled."""
+    if ids is None or part.labels is None:
+        return from_pixels(part.pixels, name)
+    chosen = np.isin(part.labels, ids)
+    if not chosen.any():
+        names = ", ".join(CLASSES[i] for i in ids)
+        raise ValueError(f"{name} has no image of the classes asked for: {names}")
+    return from_pixels(part.pixels[chosen], name)
+
+
+def read_folder(folder: Path) -> tuple[Part, Part]:
+    """Training and test part from a folder with the six batches, or with a folder of them."""
+    if (folder / _FOLDER).is_dir():
+        folder = folder / _FOLDER
+    files = {}
+    for name in _BATCHES:
+        path = folder / name
+        if path.is_file():
+            if path.stat().st_size > _MAX_BATCH:
+                raise ValueError(f"{path} is no batch of CIFAR-10: it exceeds {_MAX_BATCH} bytes")
+            files[name] = path.read_bytes()
+    return _parts(files, folder)
+
+
+def read_archive(path: Path) -> tuple[Part, Part]:
+    """Training and test part from the tar.gz archive; nothing is unpacked to the disk."""
+    try:
+        # "r|" never seeks, so an archive cannot have a part of it read again and again
+        with _Bounded(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+            files = _batches_in(archive, path)
+    except _DAMAGE as error:
+        raise ValueError(f"{path} is cut short or no tar.gz archive: {error}") from error
+    return _parts(files, path)
+
+
+class _Bounded(gzip.GzipFile):
+    """Ends in an error where a small archive unpacks to fill the memory."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        content = super().read(size)
+        if self.tell() > _MAX_UNPACKED:
+            raise ValueError(f"{self.name} unpacks to more than {_MAX_UNPACKED} bytes")
+        return content
+
+
+def _batches_in(archive: tarfile.TarFile, path: Path) -> dict[str, bytes]:
+    """Contents by base name; folders, links and everything that is no batch are passed over."""
+    files: dict[str, bytes] = {}
+    for member in archive:
+        name = member.name.rpartition("/")[2]
+        if name not in _BATCHES or not member.isreg():
+            continue
+        if member.size > _MAX_BATCH:
+            raise ValueError(f"{path}: {name} claims {member.size} bytes, too many for a batch")
+        if name in files:
+            raise ValueError(f"{path} has two members named {name}, and only one can be right")
+        content = archive.extractfile(member)
+        assert content is not None  # it is a regular file
+        files[name] = content.read()
+    return files
+
+
+def _parts(files: dict[str, bytes], origin: Path) -> tuple[Part, Part]:
+    missing = [name for name in _BATCHES if name not in files]
+    if missing:
+        raise ValueError(
+            f"{origin} lacks {', '.join(missing)}: colorseg reads the python version of CIFAR-10, "
+            "with data_batch_1 to data_batch_5 and test_batch"
+        )
+    batches = {name: _read_batch(files[name], f"{origin}: {name}") for name in _BATCHES}
+    pixels, labels = zip(*(batches[name] for name in _TRAIN), strict=True)
+    return Part(np.concatenate(pixels), np.concatenate(labels)), Part(*batches["test_batch"])
+
+
+def _read_batch(content: bytes, origin: str) -> tuple[np.ndarray, np.ndarray]:
+    batch = safe_pickle.loads(content, origin)
+    data, labels = batch.get(b"data"), batch.get(b"labels")
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):
+        raise ValueError(f'{origin} is no batch of CIFAR-10: "data" must be uint8 (n, 3072)')
+    if not isinstance(labels, list) or not all(type(x) is int and 0 <= x <= 9 for x in labels):
+        raise ValueError(f'{origin} is no batch of CIFAR-10: "labels" must list integers 0 to 9')
+    if len(labels) != len(data):
+        raise ValueError(f"{origin} has {len(data)} images but {len(labels)} labels")
+    return data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.array(labels, np.uint8)

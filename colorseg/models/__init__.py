@@ -1,0 +1,17 @@
+"""The networks, their summary, and their weight files."""
+
+from colorseg.models.color import NETWORKS, ColorNetwork, ConvTransposeNet, PoolUpsampleNet, UNet
+from colorseg.models.summary import Summary, summary
+from colorseg.models.weights import load_weights, save_weights
+
+__all__ = [
+    "NETWORKS",
+    "ColorNetwork",
+    "ConvTransposeNet",
+    "PoolUpsampleNet",
+    "Summary",
+    "UNet",
+    "load_weights",
+    "save_weights",
+    "summary",
+]

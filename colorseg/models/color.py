@@ -1,0 +1,147 @@
+"""The three colorisation networks: grey image in, logits over palette colors out."""
+
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from colorseg.models.weights import load_weights
+from colorseg.nn import ConvBNReLU, SkipConv2d, run_block
+from colorseg.nn.blocks import conv_padding
+from colorseg.palette import Palette
+
+REDUCTION = 4  # the networks halve the resolution twice
+
+
+class ColorNetwork(nn.Module):
+    """What the three networks share: their arguments, and inputs of any size.
+
+    An input whose height or width is no multiple of 4 is padded on the right and at the bottom by
+    repeating its edge, and the output cropped.
+
+    Args:
+        kernel: size of every convolution; even ones pad one more pixel right and bottom at stride 1.
+        num_filters: channels after the first block.
+        num_colors: palette colors, the channels of the result.
+        num_in_channels: 1 for grey input.
+        weights: path of a file written by :func:`colorseg.models.save_weights`, or of a plain state dict (.pth).
+            The file fixes the other arguments; one that contradicts it is an error.
+
+    Shape:
+        (N, num_in_channels, H, W) -> (N, num_colors, H, W).
+    """
+
+    palette: Palette | None = None  # the colors the logits stand for, where a weights file says so
+
+    def __init__(
+        self,
+        kernel: int | None = None,
+        num_filters: int | None = None,
+        num_colors: int | None = None,
+        num_in_channels: int | None = None,
+        *,
+        weights: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        given = {
+            "kernel": kernel,
+            "num_filters": num_filters,
+            "num_colors": num_colors,
+            "num_in_channels": num_in_channels,
+        }
+        defaults = {"kernel": 3, "num_filters": 32, "num_colors": 24, "num_in_channels": 1}
+        stored = load_weights(weights, type(self).__name__) if weights is not None else None
+        fixed = stored.check_arguments(given) if stored else {}
+        arguments = {name: _size(name, fixed.get(name, default if given[name] is None else given[name])) for name, default in defaults.items()}
+        self.num_in_channels, self.num_colors = arguments["num_in_channels"], arguments["num_colors"]
+        self._build(*arguments.values())
+        if stored:
+            self.palette = stored.palette
+            stored.load_into(self)
+
+    def _build(self, kernel: int, num_filters: int, num_colors: int, num_in_channels: int) -> None:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, num_colors, H, W) of an image (N, num_in_channels, H, W)."""
+        if x.dim() != 4 or x.shape[1] != self.num_in_channels:
+            raise ValueError(
+                f"{type(self).__name__} takes images (N, {self.num_in_channels}, H, W), got {tuple(x.shape)}"
+            )
+        height, width = x.shape[2:]
+        bottom, right = -height % REDUCTION, -width % REDUCTION
+        if bottom or right:
+            x = F.pad(x, (0, right, 0, bottom), mode="replicate")
+        y = self._logits(x)
+        return y[..., :height, :width] if bottom or right else y
+
+    def _logits(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def _size(name: str, value: Any) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a positive int, got {value!r}")
+    return value
+
+
+class PoolUpsampleNet(ColorNetwork):
+    """Max-pools down and upsamples back, both between convolution and batch norm."""
+
+    def _build(self, kernel: int, num_filters: int, num_colors: int, num_in_channels: int) -> None:
+        nf, nc = num_filters, num_colors
+        self.module1 = ConvBNReLU(num_in_channels, nf, kernel, resample="maxpool2")
+        self.module2 = ConvBNReLU(nf, 2 * nf, kernel, resample="maxpool2")
+        self.module3 = ConvBNReLU(2 * nf, nf, kernel, resample="upsample2")
+        self.module4 = ConvBNReLU(nf, nc, kernel, resample="upsample2")
+        self.module_last = nn.Conv2d(nc, nc, kernel, **conv_padding(kernel, 1, None, 1, False, None))  # type: ignore[arg-type]
+
+    def _logits(self, x: Tensor) -> Tensor:
+        for block in (self.module1, self.module2, self.module3, self.module4, self.module_last):
+            x = block(x)
+        return x
+
+
+class ConvTransposeNet(ColorNetwork):
+    """Strided convolutions down and transposed convolutions back."""
+
+    def _build(self, kernel: int, num_filters: int, num_colors: int, num_in_channels: int) -> None:
+        nf, nc = num_filters, num_colors
+        self.module1 = ConvBNReLU(num_in_channels, nf, kernel, stride=2)
+        self.module2 = ConvBNReLU(nf, 2 * nf, kernel, stride=2)
+        self.module3 = ConvBNReLU(2 * nf, nf, kernel, stride=2, transposed=True)
+        self.module4 = ConvBNReLU(nf, nc, kernel, stride=2, transposed=True)
+        self.module_last = nn.Conv2d(nc, nc, kernel, **conv_padding(kernel, 1, None, 1, False, None))  # type: ignore[arg-type]
+
+    def _logits(self, x: Tensor) -> Tensor:
+        for block in (self.module1, self.module2, self.module3, self.module4, self.module_last):
+            x = block(x)
+        return x
+
+
+class UNet(ColorNetwork):
+    """ConvTransposeNet whose decoder also sees the first block's output and the input itself.
+
+    The decoder's channels come first, the skipped ones behind them: the order of trained weights.
+    """
+
+    def _build(self, kernel: int, num_filters: int, num_colors: int, num_in_channels: int) -> None:
+        nf, nc = num_filters, num_colors
+        self.module1 = ConvBNReLU(num_in_channels, nf, kernel, stride=2)
+        self.module2 = ConvBNReLU(nf, 2 * nf, kernel, stride=2)
+        self.module3 = ConvBNReLU(2 * nf, nf, kernel, stride=2, transposed=True)
+        self.module4 = ConvBNReLU(2 * nf, nc, kernel, stride=2, transposed=True)
+        self.module_last = SkipConv2d(nc + num_in_channels, nc, kernel, **conv_padding(kernel, 1, None, 1, False, None))  # type: ignore[arg-type]
+
+    def _logits(self, x: Tensor) -> Tensor:
+        half = run_block(self.module1, x)
+        up = run_block(self.module3, run_block(self.module2, half))
+        return run_block(self.module_last, run_block(self.module4, up, half), x)
+
+
+NETWORKS: dict[str, type[ColorNetwork]] = {
+    "pool_upsample": PoolUpsampleNet,
+    "conv_transpose": ConvTransposeNet,
+    "unet": UNet,
+}

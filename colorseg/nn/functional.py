@@ -1,0 +1,111 @@
+"""``conv_bn_relu`` of two modules: reads a convolution and a batch norm, wherever they stand."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from colorseg import ops
+
+PLAIN_CONVS = (nn.Conv2d, nn.ConvTranspose2d)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def why_not_readable(module: nn.Module) -> str | None:
+    """Why a module's forward cannot be replaced by reading its parameters; None if it can."""
+    if any(getattr(module, name) for name in _HOOKS):
+        return "it has hooks"
+    if "forward" in vars(module):
+        return "its forward was replaced"
+    if any(getattr(torch_module, f"_global{name}") for name in _HOOKS):
+        return "global module hooks are set"
+    return None
+
+
+def why_not_fusable(conv: nn.Module, bn: nn.Module) -> str | None:
+    """Why ``conv`` and ``bn`` have to run as they are; None if one operator computes the same."""
+    if type(conv) not in PLAIN_CONVS:  # also what parametrize or a lazy module makes of it
+        return f"{type(conv).__name__} is not a plain Conv2d or ConvTranspose2d"
+    if type(bn) is not nn.BatchNorm2d:
+        return f"{type(bn).__name__} is not a plain BatchNorm2d"
+    if conv.padding_mode != "zeros":
+        return f"padding_mode={conv.padding_mode!r}"
+    if bn.num_features != conv.out_channels:
+        return f"{conv.out_channels} output channels do not fit {bn.num_features} batch norm features"
+    return why_not_readable(conv) or why_not_readable(bn)
+
+
+def conv_options(conv: nn.Conv2d | nn.ConvTranspose2d) -> dict[str, object]:
+    """A convolution module's settings as keyword arguments of :func:`colorseg.ops.conv2d`."""
+    return {
+        "stride": conv.stride,
+        "padding": conv.padding,
+        "dilation": conv.dilation,
+        "groups": conv.groups,
+        "transposed": isinstance(conv, nn.ConvTranspose2d),
+        "output_padding": conv.output_padding,
+    }
+
+
+def conv_bn_relu(
+    conv: nn.Module,
+    bn: nn.Module,
+    x: Tensor,
+    *,
+    resample: str | None = None,
+    relu: bool = True,
+    skip: Tensor | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """:func:`colorseg.ops.conv_bn_relu` with the parameters, buffers and mode of two modules.
+
+    For networks in which they are siblings (ResNet) instead of neighbors in a Sequential.  Runs the
+    modules themselves where one has hooks, is parametrised or is of an unknown type.
+
+    Args:
+        conv: ``Conv2d`` or ``ConvTranspose2d``.
+        bn: ``BatchNorm2d``; its mode, momentum, eps and counters are those of ``bn.forward``.
+        x: (N, C, H, W).
+        resample: None, "maxpool2" or "upsample2", between the two.
+        relu: apply a ReLU at the end.
+        skip: (N, C_skip, H, W), convolved as if concatenated to ``x``.
+        residual: not available yet, see :func:`colorseg.ops.conv_bn_relu`.
+
+    Returns:
+        (N, C_out, H_y, W_y).
+    """
+    if why_not_fusable(conv, bn) is not None:
+        return _run_modules(conv, bn, x, resample, relu, skip, residual)
+    assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
+    assert isinstance(bn, nn.BatchNorm2d)
+    momentum = _count_batch(bn)
+    batch_statistics = bn.training or (bn.running_mean is None and bn.running_var is None)
+    tracked = not bn.training or bn.track_running_stats
+    return ops.conv_bn_relu(
+        x, conv.weight, conv.bias, bn.weight, bn.bias,
+        bn.running_mean if tracked else None, bn.running_var if tracked else None,
+        **conv_options(conv), resample=resample, training=batch_statistics, momentum=momentum, eps=bn.eps,
+        relu=relu, skip=skip, residual=residual,
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+def _count_batch(bn: nn.BatchNorm2d) -> float:
+    """Count the batch as ``BatchNorm2d.forward`` does; return the momentum to use."""
+    if bn.training and bn.track_running_stats and bn.num_batches_tracked is not None:
+        bn.num_batches_tracked.add_(1)
+        if bn.momentum is None:  # cumulative average
+            return 1.0 / float(bn.num_batches_tracked)
+    return 0.0 if bn.momentum is None else bn.momentum
+
+
+def _run_modules(
+    conv: nn.Module, bn: nn.Module, x: Tensor, resample: str | None, relu: bool, skip: Tensor | None, residual: Tensor | None
+) -> Tensor:
+    y = conv(x if skip is None else torch.cat([x, skip], 1))
+    if resample == "maxpool2":
+        y = nn.functional.max_pool2d(y, 2)
+    elif resample == "upsample2":
+        y = nn.functional.interpolate(y, scale_factor=2, mode="nearest")
+    y = bn(y)
+    if residual is not None:
+        y = y + residual
+    return nn.functional.relu(y) if relu else y

@@ -1,0 +1,97 @@
+"""``fuse`` and ``unfuse``: swap the class of Sequentials, and nothing else."""
+
+import logging
+from functools import cache
+from typing import Any, TypeVar
+
+from torch import nn
+
+from colorseg.nn.blocks import ConvBNReLU, FusedForward, FusedSequential, SkipConv2d
+from colorseg.nn.runs import Run, find_run, is_conv
+
+logger = logging.getLogger("colorseg")
+Model = TypeVar("Model", bound=nn.Module)
+_MARK = "_colorseg_fused_class"  # instance attribute: what unfuse() swapped away
+
+
+def fuse(model: Model, verbose: bool = False) -> Model:
+    """Let every run conv[, pool | upsample], bn[, relu] of the model's Sequentials be one operator, in place.
+
+    Swaps ``__class__`` of Sequentials (the root included) that have the stock forward: no parameter moves,
+    no state-dict key changes, hooks and optimizers stay valid.  Undo with :func:`unfuse`.
+
+    Args:
+        model: any module; Sequentials are found at any depth.
+        verbose: log, on the logger "colorseg", what was fused and why other convolutions were not.
+
+    Returns:
+        The same object.
+    """
+    for name, module in model.named_modules():
+        fused = vars(module).get(_MARK) or _fused_class(type(module))
+        if fused is None:
+            continue
+        if _MARK in vars(module):
+            delattr(module, _MARK)
+            module.__class__ = fused
+        elif _report(name, module, verbose):
+            module.__class__ = fused
+    return model
+
+
+def unfuse(model: Model) -> Model:
+    """Turn every fused block back to the plain torch module it stands for, in place: the inverse of :func:`fuse`."""
+    for module in model.modules():
+        if isinstance(module, SkipConv2d):
+            _swap(module, nn.Conv2d)
+        elif isinstance(module, FusedForward):
+            _swap(module, module.plain_class)
+    return model
+
+
+def _swap(module: nn.Module, plain: type[nn.Module]) -> None:
+    if type(module) in (ConvBNReLU, SkipConv2d):  # fuse() could not tell them from their plain twins
+        setattr(module, _MARK, type(module))
+    module.__class__ = plain
+
+
+@cache
+def _fused_class(cls: type[nn.Module]) -> type[nn.Module] | None:
+    """The fused twin of a class of Sequentials with the stock forward, else None."""
+    if cls is nn.Sequential:
+        return FusedSequential
+    if not issubclass(cls, nn.Sequential) or issubclass(cls, FusedForward) or cls.forward is not nn.Sequential.forward:
+        return None
+    members: dict[str, Any] = {"plain_class": cls, "__reduce_ex__": _reduce, "__module__": cls.__module__}
+    return type(cls.__name__, (FusedForward, cls), members)
+
+
+def _reduce(self: FusedForward, protocol: int) -> tuple[Any, ...]:
+    # the twin has no importable name: pickle its plain class and fuse that again
+    return _restore, (self.plain_class,), vars(self)
+
+
+def _restore(plain: type[nn.Sequential]) -> nn.Module:
+    fused = _fused_class(plain)
+    assert fused is not None
+    return fused.__new__(fused)
+
+
+def _report(name: str, sequential: nn.Module, verbose: bool) -> bool:
+    """Whether there is a run to fuse; logs each run, and each convolution left alone with the reason."""
+    modules = list(sequential.children())
+    found = False
+    start = 0
+    while start < len(modules):
+        run = find_run(modules, start) if is_conv(modules[start]) else None
+        where = f"{name or 'the model'}[{start}]"
+        if isinstance(run, Run):
+            found = True
+            if verbose:
+                logger.info("fused %s: %s", where, " -> ".join(type(m).__name__ for m in modules[start : start + run.length]))
+            start += run.length
+            continue
+        if run is not None and verbose:
+            logger.info("left %s as it is: %s", where, run)
+        start += 1
+    return found

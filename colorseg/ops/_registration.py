@@ -1,0 +1,90 @@
+"""What every operator registers alike: layout rule, autocast, the refusal of second derivatives."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+_autocast_library = torch.library.Library("colorseg", "IMPL")
+
+
+def check_device(op: str, x: Tensor) -> None:
+    """Raise where ``op`` has no kernel for the device of ``x``."""
+    if x.device.type not in ("cpu", "meta"):
+        raise RuntimeError(
+            f"{op} has no kernel for {x.device.type} tensors in this build of colorseg; move them to the CPU, "
+            "or run the model in plain torch: colorseg.unfuse(model)"
+        )
+
+
+def needs_grad(*tensors: Tensor | None) -> bool:
+    """Whether autograd will ask for a gradient of any of the tensors."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """channels_last iff ``x`` is dense in that order and not plainly contiguous: the layout of every output."""
+    if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def empty(like: Tensor, size: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor of ``size`` in the layout that ``like`` decides, for fake kernels."""
+    layout = memory_format(like) if len(size) == 4 else torch.contiguous_format
+    return torch.empty(size, dtype=dtype or like.dtype, device=like.device, memory_format=layout)
+
+
+def defined(grad: Tensor) -> Tensor | None:
+    """Backward operators return an empty tensor for a gradient nobody asked for; autograd wants None."""
+    return None if grad.dim() == 1 and grad.numel() == 0 else grad
+
+
+def refuse_second_derivative(name: str) -> None:
+    """Make differentiating the backward operator ``name`` an error instead of a silent zero."""
+
+    def backward(ctx: Any, *grads: Tensor | None) -> NoReturn:
+        forward = name.removesuffix("_backward")
+        raise RuntimeError(
+            f"colorseg.ops.{forward} has no second derivative; for gradients of gradients use "
+            f"colorseg.reference.{forward}, or colorseg.unfuse(model)"
+        )
+
+    torch.library.register_autograd(f"colorseg::{name}", backward)
+
+
+def register_autocast(name: str, cast: Sequence[int]) -> None:
+    """Autocast the arguments at the positions ``cast``; batch-norm tensors are left in float32.
+
+    CPU training and dtypes without CPU kernels compute in float32.
+    """
+    op = getattr(torch.ops.colorseg, name).default
+
+    def implement(device: str, key: str) -> None:
+        keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+
+        def kernel(*args: Any) -> Any:
+            dtype = torch.get_autocast_dtype(device)
+            tensors = [args[i] for i in cast]
+            if device == "cpu" and (needs_grad(*tensors) or dtype != torch.bfloat16):
+                dtype = torch.float32
+            with torch._C._ExcludeDispatchKeyGuard(keys):
+                return op(*(_cast(a, dtype) if i in cast else a for i, a in enumerate(args)))
+
+        _autocast_library.impl(name, kernel, key)
+
+    implement("cpu", "AutocastCPU")
+    implement("cuda", "AutocastCUDA")
+
+
+def _cast(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    if value is None or value.dtype == torch.float64:  # as torch's own autocast
+        return value
+    return value.to(dtype)
+
+
+def computed_in_float32(call: Callable[..., Any], x: Tensor, *others: Tensor | None) -> Any:
+    """``call(x, *others)`` with half tensors widened, the first result back in the dtype of ``x``."""
+    y = call(x.float(), *(None if t is None else t.float() for t in others))
+    return y.to(x.dtype)

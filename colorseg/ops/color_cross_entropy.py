@@ -1,0 +1,99 @@
+"""``color_cross_entropy``: cross-entropy against labels or against RGB pixels quantised on the way."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from colorseg.ops._registration import check_device, empty, refuse_second_derivative
+from colorseg.ops.nearest_color import check_palette, check_rgb
+
+REDUCTIONS = ("none", "mean", "sum")
+
+
+def color_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    palette: Tensor | None = None,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    soft_neighbors: int = 0,
+    soft_sigma: float = 0.05,
+    reduction: str = "mean",
+    return_stats: bool = False,
+) -> Tensor | tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Cross-entropy per pixel, in one pass over the logits; no label map or probabilities are stored.
+
+    Equivalent to :func:`colorseg.reference.color_cross_entropy`, which is ``F.cross_entropy`` except that
+    a batch whose pixels are all ignored has the mean 0 with zero gradient, not NaN.
+
+    Args:
+        logits: (N, C, H, W), float32 or float64; half types are computed in float32.
+        target: labels (N, H, W), uint8 or int64, or RGB (N, 3, H, W), uint8 (divided by 256) or floating point.
+        palette: (C, 3), floating point in [0, 1]; needed for, and only used with, an RGB target.
+        weight: (C,), one per class.
+        ignore_index: pixels with this label count nowhere; -100 matches no uint8 label.
+        label_smoothing: in [0, 1].
+        soft_neighbors: not available yet.
+        soft_sigma: width of the soft targets in RGB.
+        reduction: "mean" over the (weighted) pixels not ignored, "sum", or "none" for (N, H, W).
+        return_stats: also return argmax (N, H, W) int64 and the numbers of correct and valid (not ignored)
+            pixels, int64 scalars; none of them is differentiable.
+
+    Returns:
+        The loss, float32 for half logits, or ``(loss, argmax, correct, valid)``.
+
+    Raises:
+        RuntimeError: shapes do not fit; a label is out of range (its value and the number of such labels are named).
+        TypeError, ValueError: a dtype or option is not one of those above.
+    """
+    check_device("color_cross_entropy", logits)
+    if soft_neighbors:
+        raise NotImplementedError("soft_neighbors is not built yet; leave it 0 and use label_smoothing instead")
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    if target.dim() == 4:
+        check_rgb("an RGB target", target)
+        if palette is not None:
+            check_palette(palette)
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()
+    loss, _, _, *stats = torch.ops.colorseg.color_cross_entropy.default(
+        logits, target, palette, weight, ignore_index, label_smoothing, reduction, return_stats
+    )
+    return (loss, *stats) if return_stats else loss
+
+
+@torch.library.register_fake("colorseg::color_cross_entropy")
+def _(logits, target, palette, weight, ignore_index, label_smoothing, reduction, return_stats):  # type: ignore[no-untyped-def]
+    torch._check(logits.dim() == 4, lambda: f"logits must be (N, C, H, W), got {logits.dim()} dimensions")
+    pixels = (logits.shape[0], *logits.shape[2:])
+    loss = logits.new_empty(pixels if reduction == "none" else ())
+    argmax = logits.new_empty(pixels if return_stats else (0,), dtype=torch.int64)
+    counts = [logits.new_empty((), dtype=torch.int64) for _ in range(2)]
+    return loss, logits.new_empty(pixels), logits.new_empty((), dtype=torch.float64), argmax, *counts
+
+
+@torch.library.register_fake("colorseg::color_cross_entropy_backward")
+def _(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
+    return empty(logits, logits.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    logits, target, palette, weight, *ctx.options, _return_stats = inputs
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(logits, target, palette, weight, *output[1:3])
+
+
+def _backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Any, ...]:
+    grad = None
+    if grad_loss is not None:
+        grad = torch.ops.colorseg.color_cross_entropy_backward.default(grad_loss, *ctx.saved_tensors, *ctx.options)
+    return grad, *[None] * 7
+
+
+torch.library.register_autograd("colorseg::color_cross_entropy", _backward, setup_context=_setup_context)
+refuse_second_derivative("color_cross_entropy_backward")

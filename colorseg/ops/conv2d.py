@@ -1,0 +1,117 @@
+"""``conv2d``: convolution or transposed convolution, of two inputs without joining them first."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from colorseg.ops._geometry import ConvOptions, Size, conv_options, output_size
+from colorseg.ops._registration import (
+    check_device,
+    computed_in_float32,
+    defined,
+    empty,
+    needs_grad,
+    refuse_second_derivative,
+    register_autocast,
+)
+
+NO_PROLOGUE = (None, None, False, False)  # in_scale, in_shift, in_relu, in_upsample
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    transposed: bool = False,
+    output_padding: Size = 0,
+    skip: Tensor | None = None,
+) -> Tensor:
+    """2-D convolution, or transposed convolution, of ``x`` and optionally ``skip``.
+
+    Equivalent to :func:`colorseg.reference.conv2d`.
+
+    Args:
+        x: (N, C, H, W), any strides; float32, float64, or bfloat16/float16 (in float32 where a gradient is needed).
+        weight: (C_out, (C + C_skip) / groups, kH, kW), transposed (C + C_skip, C_out / groups, kH, kW).
+        bias: (C_out,) or None.
+        stride: int or pair, as dilation and output_padding.
+        padding: int, pair, or ``"same"`` (stride 1): for even kernels the extra column is right and bottom.
+        dilation: spacing of the kernel's taps.
+        groups: as in ``torch.nn.functional.conv2d``.
+        transposed: the gradient of a convolution, ``F.conv_transpose2d``.
+        output_padding: only with ``transposed``.
+        skip: (N, C_skip, H, W), convolved as if ``torch.cat([x, skip], 1)`` had been.
+
+    Returns:
+        (N, C_out, H_out, W_out), channels_last iff ``x`` is.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices do not fit.
+        TypeError, ValueError: an option is not one of those above.
+    """
+    check_device("conv2d", x)
+    options = conv_options(weight, stride, padding, dilation, groups, transposed, output_padding)
+    if in_float32(x, weight, bias, skip):
+        return computed_in_float32(lambda *t: _call(*t, options), x, weight, bias, skip)
+    return _call(x, weight, bias, skip, options)
+
+
+def in_float32(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether a half tensor has to be widened: on the CPU there is bfloat16 inference and nothing else."""
+    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return False
+    return x.dtype == torch.float16 or (x.dtype == torch.bfloat16 and needs_grad(x, *others))
+
+
+def _call(x: Tensor, weight: Tensor, bias: Tensor | None, skip: Tensor | None, options: ConvOptions) -> Tensor:
+    return torch.ops.colorseg.conv2d.default(x, weight, bias, skip, *NO_PROLOGUE, *options)
+
+
+@torch.library.register_fake("colorseg::conv2d")
+def _(x, weight, bias, skip, in_scale, in_shift, in_relu, in_upsample, *options):  # type: ignore[no-untyped-def]
+    return empty(x, output_size(x, weight, in_upsample, ConvOptions(*options)))
+
+
+@torch.library.register_fake("colorseg::conv2d_backward")
+def _(grad_y, x, weight, skip, in_scale, in_shift, in_relu, in_upsample, *rest):  # type: ignore[no-untyped-def]
+    return fake_gradients(grad_y.shape[1], x, weight, skip, in_scale, *rest[-3:])
+
+
+def fake_gradients(  # type: ignore[no-untyped-def]
+    out_channels, x, weight, skip, in_scale, needs_input, needs_weight, needs_bias
+):
+    """Empty gradients of (x, weight, bias, skip, in_scale, in_shift), of size 0 where not needed."""
+
+    def like(t: Tensor | None, needed: bool) -> Tensor:
+        return empty(x, t.shape) if needed and t is not None else x.new_empty(0)
+
+    grad_weight = empty(weight, weight.shape) if needs_weight else weight.new_empty(0)
+    grad_bias = weight.new_empty(out_channels if needs_bias else 0)
+    per_channel = [like(in_scale, needs_input) for _ in range(2)]
+    return like(x, needs_input), grad_weight, grad_bias, like(skip, needs_input), *per_channel
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, _bias, skip, in_scale, in_shift, *ctx.options = inputs
+    ctx.save_for_backward(x, weight, skip, in_scale, in_shift)
+
+
+def _backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
+    x, weight, skip, in_scale, in_shift = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    needs_input = needs[0] or needs[3] or needs[4] or needs[5]
+    grads = torch.ops.colorseg.conv2d_backward.default(
+        grad_y, x, weight, skip, in_scale, in_shift, *ctx.options, needs_input, needs[1], needs[2]
+    )
+    return *map(defined, grads), *[None] * len(ctx.options)
+
+
+torch.library.register_autograd("colorseg::conv2d", _backward, setup_context=_setup_context)
+refuse_second_derivative("conv2d_backward")
+register_autocast("conv2d", cast=(0, 1, 2, 3))

@@ -1,0 +1,164 @@
+"""``conv_bn_relu``: convolution, 2x2 resampling, batch norm and ReLU as one operator."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from colorseg.ops._geometry import ConvOptions, Size, conv_options, output_size
+from colorseg.ops._registration import (
+    check_device,
+    computed_in_float32,
+    defined,
+    empty,
+    needs_grad,
+    refuse_second_derivative,
+    register_autocast,
+)
+from colorseg.ops.conv2d import NO_PROLOGUE, fake_gradients, in_float32
+
+RESAMPLE = ("maxpool2", "upsample2")
+
+
+def conv_bn_relu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    bn_weight: Tensor | None,
+    bn_bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    *,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    transposed: bool = False,
+    output_padding: Size = 0,
+    resample: str | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    relu: bool = True,
+    skip: Tensor | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """``relu(batch_norm(resample(conv(x))))`` with the intermediate maps kept in the cache.
+
+    Equivalent to :func:`colorseg.reference.conv_bn_relu`.  Batch norm and ReLU run before a nearest
+    upsample, on a quarter of the pixels, which changes nothing but rounding.
+
+    Args:
+        x: (N, C, H, W), any strides; float32, float64, or bfloat16/float16 (in float32 where a gradient is needed).
+        weight, bias, stride, padding, dilation, groups, transposed, output_padding, skip: as in :func:`conv2d`.
+        bn_weight: (C_out,) or None, in the dtype of ``x`` or float32, as bn_bias, running_mean and running_var.
+        bn_bias: (C_out,) or None.
+        running_mean: (C_out,) or None; updated in place when training, as by ``F.batch_norm``.
+        running_var: (C_out,) or None; the unbiased variance of the map that batch norm sees in the written order.
+        resample: None, ``"maxpool2"`` or ``"upsample2"`` (nearest), between convolution and batch norm.
+        training: normalise by the statistics of the batch.
+        momentum: weight of the batch in the running statistics.
+        eps: added to the variance.
+        relu: apply the ReLU.
+        residual: not available yet.
+
+    Returns:
+        (N, C_out, H_y, W_y), channels_last iff ``x`` is.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices do not fit; one value per channel in training.
+        TypeError, ValueError: an option is not one of those above.
+    """
+    check_device("conv_bn_relu", x)
+    if residual is not None:
+        raise NotImplementedError("residual is not built yet; add it after a block with relu=False, then apply the ReLU")
+    if resample is not None and resample not in RESAMPLE:
+        raise ValueError(f"resample must be None, 'maxpool2' or 'upsample2', got {resample!r}")
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("running_mean and running_var go together: pass both or neither")
+    options = conv_options(weight, stride, padding, dilation, groups, transposed, output_padding)
+    tail = (*NO_PROLOGUE, *options, resample or "none")
+    tensors = (x, weight, bias, skip, bn_weight, bn_bias)
+
+    def call(*tensors: Tensor | None) -> Tensor:
+        if not training and not needs_grad(*tensors):
+            args = (*tensors, running_mean, running_var, *tail, eps, relu)
+            return torch.ops.colorseg.conv_bn_relu_inference.default(*args)
+        args = (*tensors, running_mean, running_var, *tail, training, eps, relu)
+        y, _, _, mean, var = torch.ops.colorseg.conv_bn_relu.default(*args)
+        if training and running_mean is not None and running_var is not None:
+            _update_running_statistics(running_mean, running_var, mean, var, y, momentum)
+        return y
+
+    return computed_in_float32(call, *tensors) if in_float32(*tensors) else call(*tensors)
+
+
+@torch.no_grad()
+def _update_running_statistics(
+    running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, y: Tensor, momentum: float
+) -> None:
+    """Move the running statistics, (C,), towards those of the batch; ``y`` has the size of what batch norm saw."""
+    count = y.shape[0] * y.shape[2] * y.shape[3]
+    if count == 0:
+        return
+    running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
+    running_var.mul_(1 - momentum).add_(var, alpha=momentum * count / (count - 1))
+
+
+def _fake_maps(args: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+    """Fake (y, pre_bn) from the arguments of ``colorseg::conv_bn_relu_inference``."""
+    x, weight, in_upsample, resample = args[0], args[1], args[11], args[18]
+    n, c, h, w = output_size(x, weight, in_upsample, ConvOptions(*args[12:18]))
+    if resample == "maxpool2":
+        h, w = h // 2, w // 2
+    scale = 2 if resample == "upsample2" else 1
+    return empty(x, (n, c, scale * h, scale * w)), empty(x, (n, c, h, w), _wide(x.dtype))
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@torch.library.register_fake("colorseg::conv_bn_relu_inference")
+def _(*args):  # type: ignore[no-untyped-def]
+    return _fake_maps(args)[0]
+
+
+@torch.library.register_fake("colorseg::conv_bn_relu")
+def _(*args):  # type: ignore[no-untyped-def]
+    y, pre_bn = _fake_maps(args)
+    argmax = empty(args[0], pre_bn.shape if args[18] == "maxpool2" else (0,), torch.uint8)
+    mean, var = (y.new_empty(y.shape[1], dtype=torch.float64) for _ in range(2))
+    return y, pre_bn, argmax, mean, var
+
+
+@torch.library.register_fake("colorseg::conv_bn_relu_backward")
+def _(grad_y, x, weight, skip, bn_weight, bn_bias, pre_bn, argmax, mean, var, in_scale, *rest):  # type: ignore[no-untyped-def]
+    *conv, grad_in_scale, grad_in_shift = fake_gradients(grad_y.shape[1], x, weight, skip, in_scale, *rest[-3:])
+    bn = [x.new_empty(0) if t is None else torch.empty_like(t) for t in (bn_weight, bn_bias)]
+    return *conv, *bn, grad_in_scale, grad_in_shift
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, weight, _bias, skip, bn_weight, bn_bias, _mean, _var, in_scale, in_shift, *ctx.options = inputs
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, weight, skip, bn_weight, bn_bias, *output[1:], in_scale, in_shift)
+
+
+def _backward(ctx: Any, grad_y: Tensor | None, *_: None) -> tuple[Any, ...]:
+    needs = ctx.needs_input_grad
+    if grad_y is None:
+        return (None,) * len(needs)
+    needs_input = needs[0] or needs[3] or needs[8] or needs[9]
+    grads = torch.ops.colorseg.conv_bn_relu_backward.default(
+        grad_y, *ctx.saved_tensors, *ctx.options, needs_input, needs[1], needs[2]
+    )
+    *conv_bn, grad_in_scale, grad_in_shift = map(defined, grads)
+    return *conv_bn, None, None, grad_in_scale, grad_in_shift, *[None] * len(ctx.options)
+
+
+torch.library.register_autograd("colorseg::conv_bn_relu", _backward, setup_context=_setup_context)
+refuse_second_derivative("conv_bn_relu_backward")
+register_autocast("conv_bn_relu", cast=(0, 1, 2, 3))
+register_autocast("conv_bn_relu_inference", cast=(0, 1, 2, 3))

@@ -1,0 +1,48 @@
+"""``nearest_color``: the palette index of every pixel."""
+
+import torch
+from torch import Tensor
+
+from colorseg.ops._registration import check_device
+
+
+def nearest_color(rgb: Tensor, palette: Tensor, *, dtype: torch.dtype = torch.int64) -> Tensor:
+    """Index of the palette color nearest to each pixel, by Euclidean distance in RGB.
+
+    Equivalent to :func:`colorseg.reference.nearest_color`.
+
+    Args:
+        rgb: (N, 3, H, W), uint8 (divided by 256) or floating point in the palette's unit.
+        palette: (K, 3), floating point in [0, 1].
+        dtype: integer dtype of the result; uint8 holds up to 256 colors.
+
+    Returns:
+        (N, H, W) in ``dtype``; a tie goes to the lowest index.
+
+    Raises:
+        RuntimeError: shapes do not fit, or the palette is empty.
+        TypeError, ValueError: a dtype does not fit.
+    """
+    check_device("nearest_color", rgb)
+    check_rgb("rgb", rgb)
+    check_palette(palette)
+    if dtype == torch.uint8 and palette.shape[0] > 256:
+        raise ValueError(f"uint8 cannot number {palette.shape[0]} colors; pass dtype=torch.int64")
+    return torch.ops.colorseg.nearest_color.default(rgb, palette).to(dtype)
+
+
+def check_rgb(name: str, rgb: Tensor) -> None:
+    """Raise unless the dtype is uint8 or floating point."""
+    if rgb.dtype != torch.uint8 and not rgb.is_floating_point():
+        raise TypeError(f"{name} must be uint8 or floating point, got {rgb.dtype}")
+
+
+def check_palette(palette: Tensor) -> None:
+    """Raise unless the dtype is floating point."""
+    if not palette.is_floating_point():
+        raise TypeError(f"palette must be floating point in [0, 1], got {palette.dtype}; divide 8-bit colors by 255")
+
+
+@torch.library.register_fake("colorseg::nearest_color")
+def _(rgb, palette):  # type: ignore[no-untyped-def]
+    return rgb.new_empty(rgb.shape[0], *rgb.shape[2:], dtype=torch.int64)

@@ -1,0 +1,111 @@
+"""``soft_iou_loss``: 1 - I / U of softmax probabilities and a mask, with its options."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from colorseg.ops._registration import check_device, empty, refuse_second_derivative
+from colorseg.ops.color_cross_entropy import REDUCTIONS
+
+
+def soft_iou_loss(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    classes: str | Sequence[int] = "foreground",
+    per: str = "batch",
+    smooth: float | tuple[float, float] = 1e-6,
+    ignore_index: int | None = None,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    process_group: Any = None,
+) -> Tensor:
+    """Soft intersection over union: ``1 - (I + s) / (U + s')``, I = sum(x y), U = sum(x + y - x y).
+
+    x is the softmax of the logits, y the mask of a class (Rahman and Wang 2016, equation 5, which has no
+    smoothing).  Equivalent to :func:`colorseg.reference.soft_iou_loss`; no probability tensor is stored.
+
+    Args:
+        logits: (N, C, H, W) with C >= 2, float32 or float64; half types are computed in float32.
+        target: labels (N, H, W), uint8, int64 or bool.
+        classes: "foreground" (all but 0), "all", or a list of ids; a class absent from the target counts too.
+        per: "batch" sums over all pixels of the batch, "image" per image.
+        smooth: s, or (numerator, denominator).
+        ignore_index: pixels with this label leave both sums.
+        weight: (number of selected classes,), scaled to mean 1.
+        reduction: "mean" or "sum" over classes (and images), or "none" for (classes,) or (N, classes).
+        process_group: not available yet; the loss is of the local batch.
+
+    Returns:
+        The loss, float32 for half logits.
+
+    Raises:
+        RuntimeError: shapes do not fit; a label is out of range (its value and the number of such labels are named).
+        TypeError, ValueError: an option is not one of those above.
+    """
+    check_device("soft_iou_loss", logits)
+    if process_group is not None:
+        raise NotImplementedError("process_group is not built yet; average the loss over ranks, or use per='image'")
+    if per not in ("batch", "image"):
+        raise ValueError(f"per must be 'batch' or 'image', got {per!r}")
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()
+    options = (_class_ids(classes, logits), per == "image", *_smoothing(smooth), ignore_index, weight, reduction)
+    return torch.ops.colorseg.soft_iou_loss.default(logits, target, *options)[0]
+
+
+def _class_ids(classes: str | Sequence[int], logits: Tensor) -> list[int]:
+    if isinstance(classes, str):
+        if classes not in ("foreground", "all"):
+            raise ValueError(f"classes must be 'foreground', 'all' or a list of ids, got {classes!r}")
+        return list(range(0 if classes == "all" else 1, logits.shape[1] if logits.dim() > 1 else 2))
+    ids = list(classes)
+    if not all(isinstance(i, int) for i in ids):
+        raise TypeError(f"classes must be 'foreground', 'all' or a list of ints, got {classes!r}")
+    return ids
+
+
+def _smoothing(smooth: float | tuple[float, float]) -> tuple[float, float]:
+    numerator, denominator = smooth if isinstance(smooth, tuple | list) else (smooth, smooth)
+    if not (numerator >= 0 and denominator >= 0):
+        raise ValueError(f"smooth must not be negative, got {smooth!r}")
+    return float(numerator), float(denominator)
+
+
+@torch.library.register_fake("colorseg::soft_iou_loss")
+def _(logits, target, classes, per_image, numerator, denominator, ignore_index, weight, reduction):  # type: ignore[no-untyped-def]
+    torch._check(logits.dim() == 4, lambda: f"logits must be (N, C, H, W), got {logits.dim()} dimensions")
+    size = [logits.shape[0], len(classes)] if per_image else [len(classes)]
+    sums = logits.new_empty(logits.shape[0] if per_image else 1, len(classes), 2, dtype=torch.float64)
+    return logits.new_empty(size if reduction == "none" else []), sums
+
+
+@torch.library.register_fake("colorseg::soft_iou_loss_backward")
+def _(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
+    return empty(logits, logits.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    logits, target, *options, weight, ctx.reduction = inputs
+    ctx.options = options
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(logits, target, output[1], weight)
+
+
+def _backward(ctx: Any, grad_loss: Tensor | None, _: None) -> tuple[Any, ...]:
+    grad = None
+    if grad_loss is not None:
+        *tensors, weight = ctx.saved_tensors
+        grad = torch.ops.colorseg.soft_iou_loss_backward.default(
+            grad_loss, *tensors, *ctx.options, weight, ctx.reduction
+        )
+    return grad, *[None] * 8
+
+
+torch.library.register_autograd("colorseg::soft_iou_loss", _backward, setup_context=_setup_context)
+refuse_second_derivative("soft_iou_loss_backward")

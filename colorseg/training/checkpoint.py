@@ -1,0 +1,133 @@
+"""The folder of a run: what is written there, and how a run goes on from it."""
+
+import dataclasses
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from colorseg.training.config import Config
+from colorseg.training.files import make_folder, write_atomically
+from colorseg.training.history import Epoch, History
+
+FILES = (
+    "config.json",
+    "metrics.csv",
+    "last.pt",
+    "best.safetensors",
+    "model.safetensors",
+    "curves.png",
+    "samples.png",
+)
+# the settings that a resumed run may not change, because its result would be that of no single run
+FIXED = (
+    "network",
+    "kernel",
+    "num_filters",
+    "seed",
+    "batch_size",
+    "lr",
+    "optimizer",
+    "reshuffle",
+    "reference",
+)
+
+
+def holds_run(folder: str | Path) -> bool:
+    """Whether a run has written to the folder."""
+    return any((Path(folder) / name).exists() for name in FILES)
+
+
+def open_folder(config: Config) -> Path:
+    """The folder of the run, created if need be.
+
+    Raises:
+        FileExistsError: it holds another run, and the run is not to be resumed.
+        OSError: it cannot be written to.
+    """
+    if not config.resume and holds_run(config.out):
+        raise FileExistsError(
+            f"{config.out} holds a training run already; continue it with --resume, "
+            "or choose another --out"
+        )
+    return make_folder(config.out)
+
+
+def identity(config: Config, data: str) -> dict[str, Any]:
+    """What makes a run this run: the fixed settings, and a description of the pictures."""
+    settings = dataclasses.asdict(config)
+    return {name: settings[name] for name in FIXED} | {"data": data}
+
+
+def save_checkpoint(
+    path: Path, model: nn.Module, optimizer: Optimizer, history: History, identity: dict[str, Any]
+) -> None:
+    """Write all that the next epoch depends on, atomically."""
+    content = io.BytesIO()  # first to memory: torch reports a full disk as an internal error
+    state = {
+        "identity": identity,
+        "history": [list(epoch) for epoch in history.epochs],
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    torch.save(state, content)
+    write_atomically(path, content.getvalue())
+
+
+def restore_checkpoint(
+    path: Path, model: nn.Module, optimizer: Optimizer, identity: dict[str, Any]
+) -> History:
+    """Put model and optimizer into the state that was saved; an empty history without a file.
+
+    Raises:
+        ValueError: the file is damaged, no checkpoint, or belongs to a run with other settings.
+        OSError: the file cannot be read.
+    """
+    if not path.exists():
+        return History()
+    state = _read(path)
+    _require_same(path.parent, state["identity"], identity)
+    if not (path.parent / "best.safetensors").exists():
+        raise _unusable(path, "best.safetensors is missing beside it")
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        return History([Epoch(*epoch) for epoch in state["history"]])
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise _unusable(path, "it does not fit this network") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = io.BytesIO(path.read_bytes())
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about pickles that it then refuses
+            # weights_only: unpickling anything else could run code of whoever made the file
+            state = torch.load(content, map_location="cpu", weights_only=True)
+    except Exception as error:  # what it raises for a damaged file differs between versions
+        raise _unusable(path, "it is damaged") from error
+    wanted = {"identity": dict, "history": list, "model": dict, "optimizer": dict}
+    if not isinstance(state, dict) or not all(
+        isinstance(state.get(name), kind) for name, kind in wanted.items()
+    ):
+        raise _unusable(path, "it is no checkpoint of colorseg")
+    return state
+
+
+def _unusable(path: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"cannot resume from {path}: {reason}; delete it to start afresh, or choose another --out"
+    )
+
+
+def _require_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    changed = [name for name in new if old.get(name) != new[name]]
+    if changed:
+        differences = ", ".join(f"{name} {old.get(name)} (now {new[name]})" for name in changed)
+        raise ValueError(
+            f"cannot resume {folder}: it was trained with {differences}; "
+            "repeat its settings or choose another --out"
+        )

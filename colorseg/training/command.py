@@ -1,0 +1,152 @@
+"""Training from the command line: what the examples ``train_*.py`` run."""
+
+import argparse
+import dataclasses
+import logging
+import sys
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from colorseg.training.checkpoint import holds_run
+from colorseg.training.config import OPTIMIZERS, Config
+from colorseg.training.history import Epoch, History
+
+logger = logging.getLogger(__name__)
+
+
+def main(network: str, argv: Sequence[str] | None = None) -> int:
+    """Train one of the networks as the command line says.
+
+    Returns:
+        The exit code: 0, 2 after a mistake of the user (one sentence on stderr), 130 after Ctrl-C.
+    """
+    options = vars(build_parser(network).parse_args(argv))
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("colorseg").setLevel(logging.INFO)
+    try:
+        _train(network, options)
+    except KeyboardInterrupt:  # fit has said how to continue
+        return 130
+    except (FloatingPointError, ImportError, OSError, ValueError) as error:
+        return _complain(error)
+    except (MemoryError, RuntimeError) as error:
+        if "memory" not in f"{type(error).__name__} {error}".lower():
+            raise
+        return _complain("out of memory; use a smaller --batch-size or --num-filters")
+    return 0
+
+
+def build_parser(network: str) -> argparse.ArgumentParser:
+    """The flags of a training command; those not given are missing in the result."""
+    known = Config(network=network)
+    parser = argparse.ArgumentParser(
+        description=f"Train the {network} network to colorize grey pictures.",
+        argument_default=argparse.SUPPRESS,  # so that --resume can tell them from the defaults
+    )
+
+    def add(flag: str, help: str, **settings: Any) -> None:
+        default = getattr(known, flag[2:].replace("-", "_"), None)
+        shown = "" if default in (None, False) else f" (default: {_words(default)})"
+        parser.add_argument(flag, help=help + shown, **settings)
+
+    add("--data", "the pictures: sample, cifar10, or a path", metavar="PATH|cifar10|sample")
+    add("--classes", "CIFAR-10 classes to use, or all", nargs="+", metavar="NAME")
+    add("--download", "allow to download the pictures", action="store_true")
+    add("--epochs", "passes over the training pictures, in all", type=int, metavar="N")
+    add("--batch-size", "pictures in a batch", type=int, metavar="N")
+    add("--lr", "learning rate", type=float, metavar="RATE")
+    add("--optimizer", "adamw adds a weight decay of 0.01", choices=OPTIMIZERS)
+    add("--seed", "decides weights and batches", type=int, metavar="N")
+    add("--device", "where to compute, as torch names it", metavar="NAME")
+    parser.add_argument(
+        "--out",
+        metavar="FOLDER",
+        help=f"where to write (default: {_default_out(network)}; -2, -3, ... is added if taken)",
+    )
+    add("--resume", "go on with the run in --out, with its settings", action="store_true")
+    add("--reference", "plain torch instead of the fused operators", action="store_true")
+    add("--kernel", "side of the convolutions", type=int, metavar="N")
+    add("--num-filters", "filters of the first convolution", type=int, metavar="N")
+    parser.add_argument(
+        "--fixed-batches",
+        dest="reshuffle",
+        action="store_false",
+        help="shuffle once instead of in every epoch, as in the course",
+    )
+    add("--threads", "CPU threads (default: torch's)", type=int, metavar="N")
+    return parser
+
+
+def _train(network: str, options: dict[str, Any]) -> None:
+    import torch  # late, as the rest: --help answers at once
+
+    threads = options.pop("threads", None)
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"--threads must be at least 1, got {threads}")
+        torch.set_num_threads(threads)
+    config = _config(network, options)
+
+    from colorseg.data import load
+    from colorseg.models import NETWORKS
+    from colorseg.training.checkpoint import open_folder
+    from colorseg.training.loop import fit
+    from colorseg.training.seeding import seed_everything
+
+    open_folder(config)  # before the work of loading pictures
+    logger.info("writing to %s", config.out)
+    train, val = load(config.data, classes=config.classes, download=config.download)
+    seed_everything(config.seed)
+    model = NETWORKS[network](config.kernel, config.num_filters)
+    _report(fit(model, train, val, config), config.out)
+
+
+def _config(network: str, options: dict[str, Any]) -> Config:
+    """Flags given, over those of the run to be resumed, over the defaults."""
+    resume = options.get("resume", False)
+    out = options.get("out") or _numbered_out(_default_out(network), resume)
+    saved = Path(out) / "config.json"
+    if options.get("classes") == ["all"]:
+        options["classes"] = None
+    base = Config.load(saved) if resume and saved.exists() else Config()
+    return dataclasses.replace(base, **options | {"network": network, "out": out, "resume": resume})
+
+
+def _default_out(network: str) -> str:
+    return f"runs/{network}"
+
+
+def _numbered_out(folder: str, resume: bool) -> str:
+    """The first of ``folder``, ``folder-2``, ... without a run; to resume, the last with one."""
+    names = (folder if number == 1 else f"{folder}-{number}" for number in count(1))
+    last = folder
+    for name in names:
+        if not holds_run(name):
+            break
+        last = name
+    return last if resume else name
+
+
+def _report(history: History, out: str) -> None:
+    print(f"\n{'':12}{'epoch':>6}{'train loss':>12}{'val loss':>10}{'accuracy':>10}")
+    _print_row("best", history.best)
+    _print_row("last", history.epochs[-1])
+    minutes, seconds = divmod(round(sum(history.column("seconds"))), 60)
+    print(f"\nepochs: {len(history)}, time: {minutes} min {seconds} s")
+    print(f"{out}/model.safetensors has the weights of the best epoch; see curves.png, samples.png")
+
+
+def _print_row(name: str, epoch: Epoch) -> None:
+    numbers = f"{epoch.epoch:>6}{epoch.train_loss:>12.4f}{epoch.val_loss:>10.4f}"
+    print(f"{name:<12}{numbers}{100 * epoch.val_accuracy:>8.1f} %")
+
+
+def _words(value: object) -> str:
+    return " ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _complain(problem: object) -> int:
+    print(f"error: {problem}", file=sys.stderr)
+    return 2

@@ -1,0 +1,107 @@
+"""``fit``: training from the first epoch, or from where a run stopped."""
+
+import logging
+from typing import Any
+
+import torch
+from torch import nn
+
+import colorseg
+from colorseg.data import ImageSet
+from colorseg.models import NETWORKS
+from colorseg.training import checkpoint
+from colorseg.training.config import Config
+from colorseg.training.history import History
+from colorseg.training.run import Run
+from colorseg.training.task import Task, palette_of, usable_device
+
+logger = logging.getLogger(__name__)
+
+
+def fit(model: nn.Module, train: ImageSet, val: ImageSet, config: Config) -> History:
+    """Train a network to colorize and keep everything about the run in the folder ``config.out``.
+
+    The folder gets ``config.json`` (settings, versions, data), ``metrics.csv`` (one row per epoch),
+    ``last.pt`` (what ``config.resume`` continues from), ``best.safetensors`` (weights of the best
+    epoch so far, by validation loss) and at the end ``model.safetensors`` (the same, so that its
+    presence tells a finished run), ``curves.png`` and ``samples.png``.  On the CPU an interrupted
+    and resumed run gives the same bits as one that was not interrupted; for that, the global random
+    generators are seeded anew in every epoch.
+
+    Args:
+        model: takes grey pictures ``(N, 1, H, W)`` float32 in [0, 1) and gives one logit per color
+            of its palette (horse24 unless ``model.palette`` is set), ``(N, K, H, W)``.  It is moved
+            to ``config.device``, unfused if ``config.reference``, and ends with the weights of the
+            best epoch.
+        train: pictures to learn from.
+        val: pictures to validate on after each epoch.
+        config: the settings; those about data only go on record.
+
+    Returns:
+        Losses, accuracy and speed of every epoch, those before a resume included.
+
+    Raises:
+        ValueError: data, device, settings or the checkpoint cannot be used.
+        FileExistsError: ``config.out`` holds a run and ``config.resume`` is False.
+        OSError: ``config.out`` cannot be written to.
+        FloatingPointError: the loss is not finite; all finished epochs stay in the folder.
+        KeyboardInterrupt: passed on; all finished epochs stay in the folder.
+    """
+    device = usable_device(config.device)
+    _require_network(model, config.network)
+    palette = palette_of(model)
+    training = Task(train, palette, device, config.reference)
+    validation = Task(val, palette, device, config.reference)
+    out = checkpoint.open_folder(config)
+    if config.reference:
+        colorseg.unfuse(model)
+    run = Run(model.to(device), training, validation, config, out)
+    if len(run.history) > config.epochs:
+        raise ValueError(
+            f"{out} holds {len(run.history)} epochs, more than the {config.epochs} asked for; "
+            "raise --epochs or choose another --out"
+        )
+    _announce(run)
+    config.save(out / "config.json", run=_facts(train, val))
+    try:
+        while len(run.history) < config.epochs:
+            run.epoch()
+        run.finish()
+    except KeyboardInterrupt:
+        logger.warning(
+            "interrupted; %d of %d epochs are in %s, continue with --resume",
+            *(len(run.history), config.epochs, out),
+        )
+        raise
+    return run.history
+
+
+def _announce(run: Run) -> None:
+    done, asked = len(run.history), run.config.epochs
+    if done:
+        logger.info("continuing after epoch %d of the run in %s", done, run.out)
+    elif run.config.resume:
+        logger.info("there is no epoch to continue from in %s, so a new run starts", run.out)
+    if done == asked:
+        logger.info("all %d epochs are done; raise --epochs to train further", done)
+
+
+def _require_network(model: nn.Module, name: str) -> None:
+    if name != "own" and not isinstance(model, NETWORKS[name]):
+        raise ValueError(
+            f"the model is a {type(model).__name__}, but config.network is {name!r}; "
+            "name its kind, or 'own' for a network of yours"
+        )
+
+
+def _facts(train: ImageSet, val: ImageSet) -> dict[str, Any]:
+    sets = {"train": train, "val": val}
+    return {
+        "colorseg": colorseg.build_info(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "data": {
+            role: {"name": images.name, "images": len(images), "sha256": images.sha256()}
+            for role, images in sets.items()
+        },
+    }

@@ -1,0 +1,86 @@
+// What every operator needs of the stable ABI: names, dtype dispatch, layout rules, check helpers.
+#pragma once
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <array>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+namespace colorseg {
+
+using torch::headeronly::IntHeaderOnlyArrayRef;
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+using Ints = std::vector<int64_t>;
+
+// Calls body(T()) with T = float or double; half types are widened before they get here.
+template <typename Body>
+void dispatch_dtype(const Tensor& x, const char* op, const Body& body) {
+  if (x.scalar_type() == ScalarType::Double) return body(double());
+  STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float, op, " computes in float32 or float64, got ",
+                  toString(x.scalar_type()));
+  body(float());
+}
+
+// Dense in (N, H, W, C) order and not in (N, C, H, W) order; the strides of size-1 dimensions do not count.
+inline bool is_channels_last(const Tensor& x) {
+  if (x.dim() != 4 || x.is_contiguous()) return false;
+  int64_t expected = 1;
+  for (int d : {1, 3, 2, 0}) {
+    if (x.size(d) != 1 && x.stride(d) != expected) return false;
+    expected *= x.size(d);
+  }
+  return true;
+}
+
+inline MemoryFormat format_of(bool channels_last) {
+  return channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+}
+
+// Dense in the wanted order: x itself where it is already.
+inline Tensor dense(const Tensor& x, bool channels_last) {
+  if (channels_last ? is_channels_last(x) : x.is_contiguous()) return x;
+  return torch::stable::contiguous(x, format_of(channels_last));
+}
+
+inline Tensor new_tensor(const Tensor& like, const Ints& sizes, ScalarType dtype, bool channels_last = false) {
+  return torch::stable::empty(sizes, dtype, std::nullopt, like.device(), std::nullopt, format_of(channels_last));
+}
+
+// Stands for "not computed": operators may not return undefined tensors.
+inline Tensor nothing(const Tensor& like) { return new_tensor(like, {0}, like.scalar_type()); }
+
+inline std::string text_of(IntHeaderOnlyArrayRef sizes) {
+  std::string text = "(";
+  for (size_t i = 0; i < sizes.size(); ++i) text += (i ? ", " : "") + std::to_string(sizes[i]);
+  return text + ")";
+}
+
+inline std::string shape_of(const Tensor& x) { return text_of(x.sizes()); }
+
+inline void check_same_kind(const char* name, const Tensor& t, const Tensor& x) {
+  STD_TORCH_CHECK(t.scalar_type() == x.scalar_type(), name, " must have the dtype of x, ",
+                  toString(x.scalar_type()), ", got ", toString(t.scalar_type()));
+  STD_TORCH_CHECK(t.device() == x.device(), name, " must be on the device of x");
+}
+
+// A per-channel vector, in x's dtype or float32.
+inline void check_per_channel(const char* name, const OptionalTensor& t, int64_t channels, const Tensor& x) {
+  if (!t) return;
+  STD_TORCH_CHECK(t->dim() == 1 && t->size(0) == channels, name, " must have shape (", channels, "), got ",
+                  shape_of(*t));
+  STD_TORCH_CHECK(t->scalar_type() == x.scalar_type() || t->scalar_type() == ScalarType::Float, name,
+                  " must have the dtype of x, ", toString(x.scalar_type()), ", or float32, got ",
+                  toString(t->scalar_type()));
+  STD_TORCH_CHECK(t->device() == x.device(), name, " must be on the device of x");
+}
+
+}  // namespace colorseg

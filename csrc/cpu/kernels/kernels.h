@@ -1,0 +1,106 @@
+// The torch-free CPU kernels: one table of function pointers per element type and instruction set.
+//
+// A kernel sees a piece of a feature map that fits in the cache, never a tensor.  The plain loops
+// in the headers beside this one are compiled once for each instruction set (scalar.cpp, avx2.cpp,
+// avx512.cpp) and vectorised by the compiler; dispatch.cpp picks the table once.
+#pragma once
+#include <cstdint>
+
+namespace colorseg::cpu {
+
+constexpr int64_t kLanes = 64;  // values that a kernel treats side by side: 4 AVX-512 registers
+
+// `pixels` x `channels` interleaved values: lines of a channels_last map, or of one plane (channels = 1).
+struct Run {
+  int64_t pixels, channels;
+};
+
+// `rows` lines of `width` pixels of the smaller map of a 2x2 resampling; the larger map has lines
+// of `full_width` pixels (2 * width, or one more where a max-pool drops the last column).
+struct Tile {
+  int64_t rows, width, channels, full_width;
+};
+
+// (x - center) * scale + offset, an entry per interleaved channel: keeps its digits when |mean| >> deviation.
+template <typename T>
+struct Affine {
+  const T *center, *scale, *offset;
+};
+
+// Logits of consecutive pixels of one image: `channels` values per pixel.
+template <typename T>
+struct Logits {
+  const T* data;
+  int64_t channels, channel_stride, pixel_stride;
+};
+
+// What color_cross_entropy adds up over its pixels.
+struct CrossEntropySums {
+  double loss, weight;
+  int64_t valid, correct;
+};
+
+// Per-class weights [channels] (null: all 1), their sum, and the label smoothing.
+template <typename T>
+struct ClassWeights {
+  const T* weight;
+  T total, smoothing;
+};
+
+template <typename T>
+struct Kernels {
+  // 2x2 resampling
+  void (*maxpool2)(Tile, const T* full, T* pooled, uint8_t* argmax);
+  void (*maxpool2_backward)(Tile, const T* grad_pooled, const uint8_t* argmax, T* grad_full);
+  void (*upsample2)(Tile, const T* x, T* full);
+  void (*upsample2_backward)(Tile, const T* grad_full, T* grad);
+
+  // per-channel arithmetic; sums are [channels]
+  void (*moments)(Run, const T* x, double* mean, double* m2);
+  void (*affine_relu)(Run, const T* x, Affine<T>, bool relu, T* y);
+  // g = grad where the affine's value is positive (or everywhere without relu):
+  // sums of g and of g * (x - center)
+  void (*backward_sums)(Run, const T* grad, const T* x, Affine<T>, bool relu, double* sum_g, double* sum_gx);
+  // grad_x = out.scale * g + out.center * (x - center) + out.offset
+  void (*backward_apply)(Run, const T* grad, const T* x, Affine<T>, bool relu, Affine<T> out, T* grad_x);
+
+  // losses over `pixels` of one image; labels are -1 where ignored; scratch is [2 * channels * kLanes]
+  void (*nearest_color)(int64_t pixels, const T* red, const T* green, const T* blue, const T* palette,
+                        int64_t colors, int32_t* labels);
+  CrossEntropySums (*cross_entropy)(Logits<T>, int64_t pixels, const int32_t* labels, ClassWeights<T>,
+                                    T* scratch, T* log_sum_exp, T* loss, int64_t* argmax);
+  void (*cross_entropy_backward)(Logits<T>, int64_t pixels, const int32_t* labels, ClassWeights<T>,
+                                 const T* log_sum_exp, const T* grad_loss, T* scratch, T* grad);
+  // sums is [selected][3]: intersection, probability, target; scratch additionally [2 * selected * kLanes]
+  void (*soft_iou_sums)(Logits<T>, int64_t pixels, const int32_t* labels, const int64_t* classes,
+                        int64_t selected, T* scratch, double* sums);
+  // inside, outside: dL/d(probability) of a selected class where it is, and where it is not, the target
+  void (*soft_iou_backward)(Logits<T>, int64_t pixels, const int32_t* labels, const int64_t* classes,
+                            int64_t selected, const T* inside, const T* outside, T* scratch, T* grad);
+};
+
+struct Isa {
+  const char* name;
+  bool (*supported)();
+  // int32 labels from ready ones, -1 where label == ignore; returns how many others are outside 0 .. classes - 1
+  int64_t (*labels_from_int64)(int64_t pixels, const int64_t* target, int64_t classes, int64_t ignore, int32_t* labels);
+  int64_t (*labels_from_uint8)(int64_t pixels, const uint8_t* target, int64_t classes, int64_t ignore, int32_t* labels);
+  Kernels<float> f32;
+  Kernels<double> f64;
+};
+
+extern const Isa scalar_isa;
+#if defined(__x86_64__)
+extern const Isa avx2_isa, avx512_isa;
+#endif
+
+const Isa& isa();  // the one in use: the widest that this machine has, or COLORSEG_CPU_ISA
+
+template <typename T>
+const Kernels<T>& kernels();
+template <>
+inline const Kernels<float>& kernels<float>() { return isa().f32; }
+template <>
+inline const Kernels<double>& kernels<double>() { return isa().f64; }
+
+}  // namespace colorseg::cpu

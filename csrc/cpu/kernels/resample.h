@@ -1,0 +1,135 @@
+// 2x2 max-pool and nearest upsample between a map and one of half its height and width.
+//
+// Memory bound.  In a plane (channels = 1) neighbours of a 2x2 square are adjacent, so the square
+// advances by 2 and the small map by 1; interleaved, the lanes are channels and both advance by 1.
+#pragma once
+#include <cstdint>
+
+#include "kernels.h"
+
+namespace colorseg::cpu::COLORSEG_ISA {
+
+// Calls body(step, count, small_offset, top_left) for every line of the tile that can be treated in one
+// loop; the square at top_left spans +channels to the right and +full_width * channels down.
+template <typename Body>
+inline void for_each_line(const Tile& t, Body body) {
+  const int64_t line = t.full_width * t.channels;
+  for (int64_t r = 0; r < t.rows; ++r) {
+    if (t.channels == 1) {
+      body.template operator()<2>(t.width, r * t.width, 2 * r * line);
+      continue;
+    }
+    for (int64_t x = 0; x < t.width; ++x) {
+      body.template operator()<1>(t.channels, (r * t.width + x) * t.channels,
+                                  2 * r * line + 2 * x * t.channels);
+    }
+  }
+}
+
+template <typename T>
+struct MaxPool2 {
+  const T* __restrict full;
+  T* __restrict pooled;
+  uint8_t* __restrict argmax;
+  int64_t right, down;
+
+  template <int kStep>
+  void operator()(int64_t count, int64_t small, int64_t top_left) const {
+    const T *a = full + top_left, *b = a + right, *c = a + down, *d = c + right;
+    for (int64_t i = 0; i < count; ++i) {
+      T best = a[kStep * i];
+      int32_t where = 0;
+      take(b[kStep * i], 1, best, where);
+      take(c[kStep * i], 2, best, where);
+      take(d[kStep * i], 3, best, where);
+      pooled[small + i] = best;
+      argmax[small + i] = static_cast<uint8_t>(where);
+    }
+  }
+  // torch's rule: the first maximum wins a tie, the last NaN wins over everything
+  static void take(T value, int32_t index, T& best, int32_t& where) {
+    const bool better = (value > best) | (value != value);
+    best = better ? value : best;
+    where = better ? index : where;
+  }
+};
+
+template <typename T>
+void maxpool2(Tile t, const T* full, T* pooled, uint8_t* argmax) {
+  for_each_line(t, MaxPool2<T>{full, pooled, argmax, t.channels, t.full_width * t.channels});
+}
+
+template <typename T>
+struct MaxPool2Backward {
+  const T* __restrict grad_pooled;
+  const uint8_t* __restrict argmax;
+  T* __restrict grad_full;
+  int64_t right, down;
+
+  template <int kStep>
+  void operator()(int64_t count, int64_t small, int64_t top_left) const {
+    T* __restrict top = grad_full + top_left;
+    T* __restrict bottom = top + down;
+    for (int64_t i = 0; i < count; ++i) {
+      const T g = grad_pooled[small + i];
+      const int32_t where = argmax[small + i];
+      top[kStep * i] = where == 0 ? g : T(0);
+      top[kStep * i + right] = where == 1 ? g : T(0);
+      bottom[kStep * i] = where == 2 ? g : T(0);
+      bottom[kStep * i + right] = where == 3 ? g : T(0);
+    }
+  }
+};
+
+// Leaves an odd last line or column as it is: the caller zeroes it.
+template <typename T>
+void maxpool2_backward(Tile t, const T* grad_pooled, const uint8_t* argmax, T* grad_full) {
+  for_each_line(t, MaxPool2Backward<T>{grad_pooled, argmax, grad_full, t.channels, t.full_width * t.channels});
+}
+
+template <typename T>
+struct Upsample2 {
+  const T* __restrict x;
+  T* __restrict full;
+  int64_t right, down;
+
+  template <int kStep>
+  void operator()(int64_t count, int64_t small, int64_t top_left) const {
+    T* __restrict top = full + top_left;
+    T* __restrict bottom = top + down;
+    for (int64_t i = 0; i < count; ++i) {
+      const T value = x[small + i];
+      top[kStep * i] = value;
+      top[kStep * i + right] = value;
+      bottom[kStep * i] = value;
+      bottom[kStep * i + right] = value;
+    }
+  }
+};
+
+template <typename T>
+void upsample2(Tile t, const T* x, T* full) {
+  for_each_line(t, Upsample2<T>{x, full, t.channels, t.full_width * t.channels});
+}
+
+template <typename T>
+struct Upsample2Backward {
+  const T* __restrict grad_full;
+  T* __restrict grad;
+  int64_t right, down;
+
+  template <int kStep>
+  void operator()(int64_t count, int64_t small, int64_t top_left) const {
+    const T *top = grad_full + top_left, *bottom = top + down;
+    for (int64_t i = 0; i < count; ++i) {
+      grad[small + i] = (top[kStep * i] + top[kStep * i + right]) + (bottom[kStep * i] + bottom[kStep * i + right]);
+    }
+  }
+};
+
+template <typename T>
+void upsample2_backward(Tile t, const T* grad_full, T* grad) {
+  for_each_line(t, Upsample2Backward<T>{grad_full, grad, t.channels, t.full_width * t.channels});
+}
+
+}  // namespace colorseg::cpu::COLORSEG_ISA

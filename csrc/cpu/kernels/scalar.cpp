@@ -1,0 +1,7 @@
+// The baseline of the platform: SSE2 on x86-64, NEON on aarch64.
+#define COLORSEG_ISA scalar
+#include "table.h"
+
+namespace colorseg::cpu {
+const Isa scalar_isa = {"scalar", [] { return true; }, scalar::labels_from<int64_t>, scalar::labels_from<uint8_t>, scalar::table<float>(), scalar::table<double>()};
+}

@@ -1,0 +1,113 @@
+// Walks over the pixels of logits in chunks, in parallel, with each chunk's labels checked and at hand.
+#pragma once
+#include <algorithm>
+#include <mutex>
+
+#include "../color_cross_entropy.h"
+#include "kernels/kernels.h"
+
+namespace colorseg::cpu {
+
+constexpr int64_t kChunkPixels = 1024;  // the unit of work; sums over chunks are added in their order
+
+// Views of one chunk: pixels [first, first + count) of image n.
+struct Chunk {
+  int64_t index, n, first, count;
+};
+
+inline int64_t chunks_per_image(const PixelShape& s) { return (s.pixels() + kChunkPixels - 1) / kChunkPixels; }
+inline int64_t chunk_count(const PixelShape& s) { return s.n * chunks_per_image(s); }
+
+template <typename Body>
+void for_each_chunk(const PixelShape& s, const Body& body) {
+  if (s.n * s.pixels() == 0) return;
+  torch::stable::parallel_for(0, chunk_count(s), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t first = i % chunks_per_image(s) * kChunkPixels;
+      body(Chunk{i, i / chunks_per_image(s), first, std::min(kChunkPixels, s.pixels() - first)});
+    }
+  });
+}
+
+// The logits of a chunk in a dense map of either layout.
+template <typename T>
+Logits<T> logits_at(const T* data, const PixelShape& s, bool channels_last, const Chunk& chunk) {
+  const int64_t pixel = channels_last ? s.channels : 1;
+  return {data + chunk.n * s.channels * s.pixels() + chunk.first * pixel, s.channels, channels_last ? 1 : s.pixels(), pixel};
+}
+
+// Where labels come from: ready ones, or RGB quantised with a palette.  fill() writes -1 where ignored.
+template <typename T>
+class LabelSource {
+ public:
+  LabelSource(const Tensor& target, const OptionalTensor& palette, const PixelShape& s, std::optional<int64_t> ignore_index)
+      : target_(torch::stable::contiguous(target)), shape_(s), ignore_index_(ignore_index), rgb_(target.dim() == 4) {
+    if (!rgb_) return;
+    palette_ = torch::stable::contiguous(torch::stable::to(*palette, dtype()));
+    if (target_.scalar_type() != ScalarType::Byte) target_ = torch::stable::to(target_, dtype());
+  }
+
+  void fill(const Chunk& chunk, int32_t* labels) {
+    if (rgb_) {
+      quantize(chunk, labels);
+    } else if (target_.scalar_type() == ScalarType::Long) {
+      convert(target_.const_data_ptr<int64_t>(), isa().labels_from_int64, chunk, labels);
+    } else {  // uint8 and bool are both one byte
+      convert(static_cast<const uint8_t*>(target_.const_data_ptr()), isa().labels_from_uint8, chunk, labels);
+    }
+  }
+
+  void throw_if_out_of_range() const {
+    check_label_range(bad_, first_bad_, shape_.channels, ignore_index_.has_value(), ignore_index_.value_or(0));
+  }
+
+ private:
+  static constexpr ScalarType dtype() { return std::is_same_v<T, double> ? ScalarType::Double : ScalarType::Float; }
+
+  template <typename Label, typename Kernel>
+  void convert(const Label* target, Kernel kernel, const Chunk& chunk, int32_t* labels) {
+    target += chunk.n * shape_.pixels() + chunk.first;
+    const int64_t bad = kernel(chunk.count, target, shape_.channels, ignored_label(), labels);
+    if (bad == 0) return;
+    const Label* first = std::find_if(target, target + chunk.count, [&](Label t) {
+      const auto label = static_cast<int64_t>(t);
+      return (label < 0 || label >= shape_.channels) && label != ignored_label();
+    });
+    report(chunk, bad, static_cast<int64_t>(*first));
+  }
+
+  int64_t ignored_label() const { return ignore_index_.value_or(INT64_MIN); }
+
+  void quantize(const Chunk& chunk, int32_t* labels) {
+    T planes[3][kChunkPixels];
+    for (int64_t c = 0; c < 3; ++c) {
+      const int64_t at = (3 * chunk.n + c) * shape_.pixels() + chunk.first;
+      if (target_.scalar_type() == ScalarType::Byte) {
+        const uint8_t* from = target_.const_data_ptr<uint8_t>() + at;
+        for (int64_t i = 0; i < chunk.count; ++i) planes[c][i] = T(from[i]) / T(256);
+      } else {
+        std::copy_n(target_.const_data_ptr<T>() + at, chunk.count, planes[c]);
+      }
+    }
+    kernels<T>().nearest_color(chunk.count, planes[0], planes[1], planes[2], palette_->template const_data_ptr<T>(),
+                               palette_->size(0), labels);
+    for (int64_t i = 0; i < chunk.count && ignore_index_; ++i) labels[i] = labels[i] == *ignore_index_ ? -1 : labels[i];
+  }
+
+  // Keeps the first label in memory order, whichever thread comes first.
+  void report(const Chunk& chunk, int64_t bad, int64_t first) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (bad_ == 0 || chunk.index < first_bad_chunk_) first_bad_ = first, first_bad_chunk_ = chunk.index;
+    bad_ += bad;
+  }
+
+  Tensor target_;
+  OptionalTensor palette_;
+  PixelShape shape_;
+  std::optional<int64_t> ignore_index_;
+  bool rgb_;
+  std::mutex mutex_;
+  int64_t bad_ = 0, first_bad_ = 0, first_bad_chunk_ = 0;
+};
+
+}  // namespace colorseg::cpu

@@ -1,0 +1,29 @@
+// The Python module itself: facts about the build and the machine.  No tensor passes through it; importing
+// it registers the operators of ops.cpp.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/headeronly/version.h>
+
+#include <string>
+#include <vector>
+
+#include "cpu/dispatch.h"
+
+namespace {
+
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  for (const colorseg::cpu::Isa* isa : colorseg::cpu::available_isas()) names.push_back(isa->name);
+  return names;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Build facts and the CPU instruction set in use";
+  m.attr("torch_built") = TORCH_VERSION;
+  m.attr("cuda_built") = false;
+  m.attr("cuda_arch_list") = std::vector<std::string>();
+  m.attr("cpu_isa") = colorseg::cpu::isa().name;  // throws where COLORSEG_CPU_ISA asks for what is not there
+  m.attr("available_isas") = available_isas();
+}

@@ -1,0 +1,12 @@
+// Checks of the palette assignment, shared by every device.
+#pragma once
+#include "color_cross_entropy.h"
+
+namespace colorseg {
+
+inline void check_nearest_color(const Tensor& rgb, const Tensor& palette) {
+  check_rgb(rgb);
+  check_palette(palette);
+}
+
+}  // namespace colorseg

@@ -1,0 +1,51 @@
+"""Devices, the closed list of skips, and the one table of tolerances."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# Largest error allowed against the float64 reference, relative to the largest value of the tensor.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+
+# The only reasons for which a test may be skipped.
+SKIPS = {
+    "gpu": "needs a CUDA device and a build with CUDA",
+    "shared_data": "needs the real images: set COLORSEG_DATA to their folder",
+    "isa": "needs an instruction set that this machine does not have",
+}
+
+
+def skip(reason: str) -> None:
+    """Skip the running test for one of the reasons in SKIPS."""
+    pytest.skip(SKIPS[reason])
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder with real images, if there is one."""
+    folder = Path(os.environ.get("COLORSEG_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        skip("shared_data")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    """The same inputs in every run and in any order."""
+    torch.manual_seed(0)
+
+
+def assert_close(got: torch.Tensor, want: torch.Tensor, dtype: torch.dtype | None = None) -> None:
+    """Same shape, NaN and infinities in the same places, finite values within the tolerance of the dtype."""
+    assert got.shape == want.shape
+    got64, want64 = got.detach().double(), want.detach().double()
+    assert torch.equal(got64.isnan(), want64.isnan())
+    finite = want64.isfinite()
+    assert torch.equal(got64[~finite & ~want64.isnan()], want64[~finite & ~want64.isnan()])
+    if not finite.any():
+        return
+    scale = max(1.0, want64[finite].abs().max().item())
+    error = (got64[finite] - want64[finite]).abs().max().item() / scale
+    assert error <= TOLERANCE[dtype or got.dtype], f"error {error:.2e} of the largest value {scale:.3g}"
