@@ -16,7 +16,7 @@ _FUNCTIONS = {
     "unfuse": "colorseg.nn",
 }
 
-__all__ = ["__version__", *_MODULES, *_FUNCTIONS]  # noqa: PLE0604  (the names are strings)
+__all__ = ["__version__", *_MODULES, *_FUNCTIONS]
 
 
 def __getattr__(name: str) -> Any:

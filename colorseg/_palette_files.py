@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from colorseg._files import write_atomically
 
 
 def read(path: Path) -> tuple[np.ndarray, str]:
@@ -27,16 +27,7 @@ def write(path: Path, colors: np.ndarray, name: str) -> None:
         raise FileNotFoundError(f"cannot save {path.name}: there is no folder {path.parent}")
     as_json = path.suffix.lower() == ".json"
     content = _json_bytes(colors, name) if as_json else _npy_bytes(colors)
-    # same folder, because os.replace is atomic only within one file system
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(draft, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_atomically(path, content)
 
 
 def _check_suffix(path: Path) -> None:

@@ -17,11 +17,18 @@ from torch import Tensor
 
 from colorseg._palette_files import read, write
 
-# The k-means palette of the CIFAR-10 horses: read off published figures, so exact to 1/255.
-_HORSE24 = (
-    "0c0b0b 25201b 34352e 55321f 4a473c 545757 764d35 596835 716655 727674 a3693f 788949 "
-    "8f7d63 5d8bb5 8f8d84 b5936f 9aaa64 a5a39a c7b689 9cbfdd bcbab5 ddcfb5 d7dbdd f4f5f4"
-)
+# 8-bit colors, darkest first.  horse24: the k-means palette of the CIFAR-10 horses, read off published
+# figures, so exact to 1/255.  sample24: Palette.fit of the embedded sample's training images.
+_PRESETS = {
+    "horse24": (
+        "0c0b0b 25201b 34352e 55321f 4a473c 545757 764d35 596835 716655 727674 a3693f 788949 "
+        "8f7d63 5d8bb5 8f8d84 b5936f 9aaa64 a5a39a c7b689 9cbfdd bcbab5 ddcfb5 d7dbdd f4f5f4"
+    ),
+    "sample24": (
+        "070303 2b150c 20273c 75140f 503417 2d3c5c 4f494a 3c4f74 a62e10 794a28 57627a a75024 "
+        "896140 c26534 9a7354 a7856f c38150 e2764c ad9c94 cd9972 beb4af dfba96 d4cac5 f2eae4"
+    ),
+}
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _MAX_COLORS = 256  # labels fit into uint8
 
@@ -53,8 +60,31 @@ class Palette:
     @classmethod
     def horse24(cls) -> Palette:
         """The 24 colors of the horse experiments, darkest first: 8-bit values / 255 in float32."""
-        rgb8 = [list(bytes.fromhex(color)) for color in _HORSE24.split()]
-        return cls(torch.tensor(rgb8, dtype=torch.float32) / 255, "horse24")
+        return cls._preset("horse24")
+
+    @classmethod
+    def sample24(cls) -> Palette:
+        """24 colors fitted to the embedded sample, darkest first: 8-bit values / 255 in float32."""
+        return cls._preset("sample24")
+
+    @classmethod
+    def named(cls, name: str | os.PathLike[str]) -> Palette:
+        """A built-in palette by its name, or :meth:`load` of a path.
+
+        Raises:
+            ValueError: neither a built-in name nor a ``.json`` or ``.npy`` file.
+        """
+        if str(name) in _PRESETS:
+            return cls._preset(str(name))
+        if Path(name).suffix not in (".json", ".npy"):
+            known = ", ".join(_PRESETS)
+            raise ValueError(f"there is no palette {name}; choose {known}, or a .json or .npy file")
+        return cls.load(name)
+
+    @classmethod
+    def _preset(cls, name: str) -> Palette:
+        rgb8 = [list(bytes.fromhex(color)) for color in _PRESETS[name].split()]
+        return cls(torch.tensor(rgb8, dtype=torch.float32) / 255, name)
 
     @classmethod
     def fit(cls, images: Tensor, k: int, seed: int = 0, max_pixels: int = 200_000) -> Palette:

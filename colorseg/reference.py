@@ -88,6 +88,7 @@ def soft_iou_loss(
     """``1 - (I + s) / (U + s')``, I = sum(x y), U = sum(x + y - x y): Rahman and Wang 2016, equation 5."""
     numerator, denominator = smooth if isinstance(smooth, tuple) else (smooth, smooth)
     ids = {"foreground": range(1, logits.shape[1]), "all": range(logits.shape[1])}.get(str(classes), classes)
+    target = target.long()  # torch takes uint8 156 for -100
     x = logits.softmax(1)[:, list(ids)]  # type: ignore[arg-type]
     y = torch.stack([target == c for c in ids], 1).to(x.dtype)  # type: ignore[union-attr]
     if ignore_index is not None:

@@ -30,7 +30,8 @@ void dispatch_dtype(const Tensor& x, const char* op, const Body& body) {
   body(float());
 }
 
-// Dense in (N, H, W, C) order and not in (N, C, H, W) order; the strides of size-1 dimensions do not count.
+// Dense in (N, H, W, C) order and not in (N, C, H, W) order; the strides of size-1 dimensions do
+// not count.
 inline bool is_channels_last(const Tensor& x) {
   if (x.dim() != 4 || x.is_contiguous()) return false;
   int64_t expected = 1;
@@ -51,8 +52,10 @@ inline Tensor dense(const Tensor& x, bool channels_last) {
   return torch::stable::contiguous(x, format_of(channels_last));
 }
 
-inline Tensor new_tensor(const Tensor& like, const Ints& sizes, ScalarType dtype, bool channels_last = false) {
-  return torch::stable::empty(sizes, dtype, std::nullopt, like.device(), std::nullopt, format_of(channels_last));
+inline Tensor new_tensor(const Tensor& like, const Ints& sizes, ScalarType dtype,
+                         bool channels_last = false) {
+  return torch::stable::empty(sizes, dtype, std::nullopt, like.device(), std::nullopt,
+                              format_of(channels_last));
 }
 
 // Stands for "not computed": operators may not return undefined tensors.
@@ -73,13 +76,14 @@ inline void check_same_kind(const char* name, const Tensor& t, const Tensor& x) 
 }
 
 // A per-channel vector, in x's dtype or float32.
-inline void check_per_channel(const char* name, const OptionalTensor& t, int64_t channels, const Tensor& x) {
+inline void check_per_channel(const char* name, const OptionalTensor& t, int64_t channels,
+                              const Tensor& x) {
   if (!t) return;
-  STD_TORCH_CHECK(t->dim() == 1 && t->size(0) == channels, name, " must have shape (", channels, "), got ",
-                  shape_of(*t));
-  STD_TORCH_CHECK(t->scalar_type() == x.scalar_type() || t->scalar_type() == ScalarType::Float, name,
-                  " must have the dtype of x, ", toString(x.scalar_type()), ", or float32, got ",
-                  toString(t->scalar_type()));
+  STD_TORCH_CHECK(t->dim() == 1 && t->size(0) == channels, name, " must have shape (", channels,
+                  "), got ", shape_of(*t));
+  STD_TORCH_CHECK(t->scalar_type() == x.scalar_type() || t->scalar_type() == ScalarType::Float,
+                  name, " must have the dtype of x, ", toString(x.scalar_type()),
+                  ", or float32, got ", toString(t->scalar_type()));
   STD_TORCH_CHECK(t->device() == x.device(), name, " must be on the device of x");
 }
 

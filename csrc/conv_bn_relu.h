@@ -24,17 +24,19 @@ struct BatchNormOptions {
 struct BlockShape {
   ConvShape conv;
   Resample resample;
-  int64_t height, width;          // of the normalised map
+  int64_t height, width;  // of the normalised map
   int64_t y_height, y_width;
   int64_t normalized() const { return conv.n * height * width; }  // values per channel
 };
 
-inline BlockShape check_conv_bn_relu(const Tensor& x, const ConvShape& conv, Resample resample, const BatchNormOptions& bn) {
+inline BlockShape check_conv_bn_relu(const Tensor& x, const ConvShape& conv, Resample resample,
+                                     const BatchNormOptions& bn) {
   const bool pool = resample == Resample::kMaxPool2, up = resample == Resample::kUpsample2;
   BlockShape s{conv, resample, conv.out_height, conv.out_width, 0, 0};
   if (pool) s.height /= 2, s.width /= 2;
-  STD_TORCH_CHECK(s.height > 0 && s.width > 0, "maxpool2 needs a map of at least 2 x 2, the convolution gives ",
-                  conv.out_height, " x ", conv.out_width);
+  STD_TORCH_CHECK(s.height > 0 && s.width > 0,
+                  "maxpool2 needs a map of at least 2 x 2, the convolution gives ", conv.out_height,
+                  " x ", conv.out_width);
   s.y_height = up ? 2 * s.height : s.height;
   s.y_width = up ? 2 * s.width : s.width;
   check_per_channel("bn_weight", bn.weight, conv.out_channels, x);
@@ -42,7 +44,8 @@ inline BlockShape check_conv_bn_relu(const Tensor& x, const ConvShape& conv, Res
   check_per_channel("running_mean", bn.running_mean, conv.out_channels, x);
   check_per_channel("running_var", bn.running_var, conv.out_channels, x);
   STD_TORCH_CHECK(bn.batch_statistics || (bn.running_mean && bn.running_var),
-                  "running_mean and running_var are needed outside training: there are no batch statistics to use");
+                  "running_mean and running_var are needed outside training: there are no batch "
+                  "statistics to use");
   STD_TORCH_CHECK(!bn.batch_statistics || conv.n * s.y_height * s.y_width != 1,
                   "batch norm in training mode needs more than 1 value per channel, got a map of (",
                   conv.n, ", ", conv.out_channels, ", ", s.y_height, ", ", s.y_width,

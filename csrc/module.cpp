@@ -1,5 +1,5 @@
-// The Python module itself: facts about the build and the machine.  No tensor passes through it; importing
-// it registers the operators of ops.cpp.
+// The Python module itself: facts about the build and the machine.  No tensor passes through it;
+// importing it registers the operators of ops.cpp.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/headeronly/version.h>
@@ -24,6 +24,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("torch_built") = TORCH_VERSION;
   m.attr("cuda_built") = false;
   m.attr("cuda_arch_list") = std::vector<std::string>();
-  m.attr("cpu_isa") = colorseg::cpu::isa().name;  // throws where COLORSEG_CPU_ISA asks for what is not there
+  m.attr("cpu_isa") =
+      colorseg::cpu::isa().name;  // throws where COLORSEG_CPU_ISA asks for what is not there
   m.attr("available_isas") = available_isas();
 }

@@ -7,51 +7,75 @@
 
 STABLE_TORCH_LIBRARY(colorseg, m) {
   m.def(
-      "conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor? skip, Tensor? in_scale, Tensor? in_shift, "
-      "bool in_relu, bool in_upsample, int[] stride, int[] padding, int[] dilation, int groups, bool transposed, "
+      "conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor? skip, Tensor? in_scale, Tensor? "
+      "in_shift, "
+      "bool in_relu, bool in_upsample, int[] stride, int[] padding, int[] dilation, int groups, "
+      "bool transposed, "
       "int[] output_padding) -> Tensor");
   m.def(
-      "conv2d_backward(Tensor grad_y, Tensor x, Tensor weight, Tensor? skip, Tensor? in_scale, Tensor? in_shift, "
-      "bool in_relu, bool in_upsample, int[] stride, int[] padding, int[] dilation, int groups, bool transposed, "
+      "conv2d_backward(Tensor grad_y, Tensor x, Tensor weight, Tensor? skip, Tensor? in_scale, "
+      "Tensor? in_shift, "
+      "bool in_relu, bool in_upsample, int[] stride, int[] padding, int[] dilation, int groups, "
+      "bool transposed, "
       "int[] output_padding, bool needs_input, bool needs_weight, bool needs_bias) "
-      "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_skip, Tensor grad_in_scale, "
+      "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_skip, Tensor "
+      "grad_in_scale, "
       "Tensor grad_in_shift)");
-  // resample: "none" | "maxpool2" | "upsample2"; training: normalise by batch statistics.  Besides y it
-  // returns what backward needs: BN's input, the max-pool's argmax, and the mean and biased variance used.
+  // resample: "none" | "maxpool2" | "upsample2"; training: normalise by batch statistics.  Besides
+  // y it returns what backward needs: BN's input, the max-pool's argmax, and the mean and biased
+  // variance used.
   m.def(
-      "conv_bn_relu(Tensor x, Tensor weight, Tensor? bias, Tensor? skip, Tensor? bn_weight, Tensor? bn_bias, "
-      "Tensor? running_mean, Tensor? running_var, Tensor? in_scale, Tensor? in_shift, bool in_relu, "
+      "conv_bn_relu(Tensor x, Tensor weight, Tensor? bias, Tensor? skip, Tensor? bn_weight, "
+      "Tensor? bn_bias, "
+      "Tensor? running_mean, Tensor? running_var, Tensor? in_scale, Tensor? in_shift, bool "
+      "in_relu, "
       "bool in_upsample, int[] stride, int[] padding, int[] dilation, int groups, bool transposed, "
       "int[] output_padding, str resample, bool training, float eps, bool relu) "
       "-> (Tensor y, Tensor pre_bn, Tensor argmax, Tensor mean, Tensor var)");
   m.def(
-      "conv_bn_relu_backward(Tensor grad_y, Tensor x, Tensor weight, Tensor? skip, Tensor? bn_weight, "
-      "Tensor? bn_bias, Tensor pre_bn, Tensor argmax, Tensor mean, Tensor var, Tensor? in_scale, Tensor? in_shift, "
-      "bool in_relu, bool in_upsample, int[] stride, int[] padding, int[] dilation, int groups, bool transposed, "
+      "conv_bn_relu_backward(Tensor grad_y, Tensor x, Tensor weight, Tensor? skip, Tensor? "
+      "bn_weight, "
+      "Tensor? bn_bias, Tensor pre_bn, Tensor argmax, Tensor mean, Tensor var, Tensor? in_scale, "
+      "Tensor? in_shift, "
+      "bool in_relu, bool in_upsample, int[] stride, int[] padding, int[] dilation, int groups, "
+      "bool transposed, "
       "int[] output_padding, str resample, bool training, float eps, bool relu, bool needs_input, "
       "bool needs_weight, bool needs_bias) "
-      "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_skip, Tensor grad_bn_weight, "
+      "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_skip, Tensor "
+      "grad_bn_weight, "
       "Tensor grad_bn_bias, Tensor grad_in_scale, Tensor grad_in_shift)");
   m.def(
-      "conv_bn_relu_inference(Tensor x, Tensor weight, Tensor? bias, Tensor? skip, Tensor? bn_weight, "
-      "Tensor? bn_bias, Tensor running_mean, Tensor running_var, Tensor? in_scale, Tensor? in_shift, bool in_relu, "
+      "conv_bn_relu_inference(Tensor x, Tensor weight, Tensor? bias, Tensor? skip, Tensor? "
+      "bn_weight, "
+      "Tensor? bn_bias, Tensor? running_mean, Tensor? running_var, Tensor? in_scale, Tensor? "
+      "in_shift, bool in_relu, "
       "bool in_upsample, int[] stride, int[] padding, int[] dilation, int groups, bool transposed, "
       "int[] output_padding, str resample, float eps, bool relu) -> Tensor");
-  // sums: (images, classes, 2), the intersection and the union, in double; images is 1 unless per_image
+  // sums: (images, classes, 2), the intersection and the union, in double; images is 1 unless
+  // per_image
   m.def(
-      "soft_iou_loss(Tensor logits, Tensor target, int[] classes, bool per_image, float smooth_numerator, "
-      "float smooth_denominator, int? ignore_index, Tensor? weight, str reduction) -> (Tensor loss, Tensor sums)");
+      "soft_iou_loss(Tensor logits, Tensor target, int[] classes, bool per_image, float "
+      "smooth_numerator, "
+      "float smooth_denominator, int? ignore_index, Tensor? weight, str reduction) -> (Tensor "
+      "loss, Tensor sums)");
   m.def(
-      "soft_iou_loss_backward(Tensor grad_loss, Tensor logits, Tensor target, Tensor sums, int[] classes, "
-      "bool per_image, float smooth_numerator, float smooth_denominator, int? ignore_index, Tensor? weight, "
+      "soft_iou_loss_backward(Tensor grad_loss, Tensor logits, Tensor target, Tensor sums, int[] "
+      "classes, "
+      "bool per_image, float smooth_numerator, float smooth_denominator, int? ignore_index, "
+      "Tensor? weight, "
       "str reduction) -> Tensor");
-  // target: labels (N, H, W), or RGB (N, 3, H, W) with a palette; normalizer: what a mean divides by
+  // target: labels (N, H, W), or RGB (N, 3, H, W) with a palette; normalizer: what a mean divides
+  // by
   m.def(
-      "color_cross_entropy(Tensor logits, Tensor target, Tensor? palette, Tensor? weight, int ignore_index, "
-      "float label_smoothing, str reduction, bool return_stats) -> (Tensor loss, Tensor log_sum_exp, "
+      "color_cross_entropy(Tensor logits, Tensor target, Tensor? palette, Tensor? weight, int "
+      "ignore_index, "
+      "float label_smoothing, str reduction, bool return_stats) -> (Tensor loss, Tensor "
+      "log_sum_exp, "
       "Tensor normalizer, Tensor argmax, Tensor correct, Tensor valid)");
   m.def(
-      "color_cross_entropy_backward(Tensor grad_loss, Tensor logits, Tensor target, Tensor? palette, Tensor? weight, "
-      "Tensor log_sum_exp, Tensor normalizer, int ignore_index, float label_smoothing, str reduction) -> Tensor");
+      "color_cross_entropy_backward(Tensor grad_loss, Tensor logits, Tensor target, Tensor? "
+      "palette, Tensor? weight, "
+      "Tensor log_sum_exp, Tensor normalizer, int ignore_index, float label_smoothing, str "
+      "reduction) -> Tensor");
   m.def("nearest_color(Tensor rgb, Tensor palette) -> Tensor");  // (N, 3, H, W) -> (N, H, W) int64
 }

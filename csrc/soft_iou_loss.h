@@ -13,9 +13,11 @@ struct SoftIouOptions {
   Reduction reduction;
 };
 
-inline PixelShape check_soft_iou_loss(const Tensor& logits, const Tensor& target, const SoftIouOptions& o) {
+inline PixelShape check_soft_iou_loss(const Tensor& logits, const Tensor& target,
+                                      const SoftIouOptions& o) {
   const PixelShape s = check_logits(logits);
-  STD_TORCH_CHECK(s.channels >= 2, "soft IoU needs logits with at least 2 channels, background and foreground, got ",
+  STD_TORCH_CHECK(s.channels >= 2,
+                  "soft IoU needs logits with at least 2 channels, background and foreground, got ",
                   s.channels);
   check_labels(target, s);
   STD_TORCH_CHECK(!o.classes.empty(), "classes selects no class");
@@ -26,13 +28,15 @@ inline PixelShape check_soft_iou_loss(const Tensor& logits, const Tensor& target
   return s;
 }
 
-// 1 - (I + s) / (U + s'), and its slopes with respect to one pixel's probability where it is the target
-// (I grows, U does not) and where it is not (U grows).  Rahman and Wang 2016, equation 5, with smoothing.
+// 1 - (I + s) / (U + s'), and its slopes with respect to one pixel's probability where it is the
+// target (I grows, U does not) and where it is not (U grows).  Rahman and Wang 2016, equation 5,
+// with smoothing.
 struct SoftIou {
   double loss, inside, outside;
 };
 
-inline SoftIou soft_iou(double intersection, double union_, double smooth_numerator, double smooth_denominator) {
+inline SoftIou soft_iou(double intersection, double union_, double smooth_numerator,
+                        double smooth_denominator) {
   const double i = intersection + smooth_numerator, u = union_ + smooth_denominator;
   return {1 - i / u, -1 / u, i / (u * u)};
 }

@@ -17,7 +17,7 @@ BATCHES = 3  # of 12, 12 and 6 pictures
 
 
 def run(out, epochs=4, *, train=TRAIN, on_batch=None, **settings):
-    """Train a small UNet; ``on_batch(number)`` may break in, or give other logits."""
+    """Train a small UNet; ``on_batch(number)`` may break in."""
     config = Config(
         out=out, epochs=epochs, **{"batch_size": 12, "num_filters": 4, "lr": 0.01} | settings
     )
@@ -28,7 +28,7 @@ def run(out, epochs=4, *, train=TRAIN, on_batch=None, **settings):
     def hook(module, inputs, logits):
         if module.training:
             seen.append(len(inputs[0]))
-            return on_batch(len(seen), logits)
+            on_batch(len(seen))
 
     if on_batch:
         model.register_forward_hook(hook)
@@ -64,10 +64,9 @@ def half(tmp_path):
 
 
 def interrupt_at(batch):
-    def on_batch(number, logits):
+    def on_batch(number):
         if number == batch:
             raise KeyboardInterrupt
-        return logits
 
     return on_batch
 

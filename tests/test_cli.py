@@ -68,14 +68,16 @@ def test_training_command_resumes_with_the_settings_of_the_run(tmp_path, monkeyp
 
 def test_training_command_never_overwrites_a_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    old = Path("runs/conv_transpose/last.pt")
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"of an older run")
     flags = ["--epochs", "1", "--num-filters", "2", "--batch-size", "600"]
-    for _ in range(2):
-        assert train("conv_transpose", flags) == 0
-    assert {path.name for path in Path("runs").iterdir()} == {"conv_transpose", "conv_transpose-2"}
-    before = Path("runs/conv_transpose/last.pt").read_bytes()
+    assert train("conv_transpose", flags) == 0
+    assert Path("runs/conv_transpose-2/model.safetensors").exists()
     assert train("conv_transpose", [*flags, "--out", "runs/conv_transpose"]) == 2
     assert "holds a training run already; continue it with --resume" in capsys.readouterr().err
-    assert Path("runs/conv_transpose/last.pt").read_bytes() == before
+    assert list(old.parent.iterdir()) == [old]
+    assert old.read_bytes() == b"of an older run"
 
 
 @pytest.mark.parametrize(

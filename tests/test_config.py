@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from colorseg._files import make_folder, write_atomically
 from colorseg.training import Config
-from colorseg.training.files import make_folder, write_atomically
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ class ColorNetwork(nn.Module):
     """
 
     palette: Palette | None = None  # the colors the logits stand for, where a weights file says so
+    grey: str = "mean"  # how its input is made from RGB: the mean of the channels of uint8 / 256
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class ColorNetwork(nn.Module):
         self.num_in_channels, self.num_colors = arguments["num_in_channels"], arguments["num_colors"]
         self._build(*arguments.values())
         if stored:
-            self.palette = stored.palette
+            self.palette, self.grey = stored.palette, stored.grey
             stored.load_into(self)
 
     def _build(self, kernel: int, num_filters: int, num_colors: int, num_in_channels: int) -> None:
@@ -69,6 +70,8 @@ class ColorNetwork(nn.Module):
             raise ValueError(
                 f"{type(self).__name__} takes images (N, {self.num_in_channels}, H, W), got {tuple(x.shape)}"
             )
+        if not x.is_floating_point():
+            raise TypeError(f"{type(self).__name__} takes floating-point images, got {x.dtype}; divide bytes by 256")
         height, width = x.shape[2:]
         bottom, right = -height % REDUCTION, -width % REDUCTION
         if bottom or right:
@@ -95,7 +98,7 @@ class PoolUpsampleNet(ColorNetwork):
         self.module2 = ConvBNReLU(nf, 2 * nf, kernel, resample="maxpool2")
         self.module3 = ConvBNReLU(2 * nf, nf, kernel, resample="upsample2")
         self.module4 = ConvBNReLU(nf, nc, kernel, resample="upsample2")
-        self.module_last = nn.Conv2d(nc, nc, kernel, **conv_padding(kernel, 1, None, 1, False, None))  # type: ignore[arg-type]
+        self.module_last = SkipConv2d(nc, nc, kernel, **conv_padding(kernel, 1, None, 1, False, None))  # type: ignore[arg-type]
 
     def _logits(self, x: Tensor) -> Tensor:
         for block in (self.module1, self.module2, self.module3, self.module4, self.module_last):
@@ -112,7 +115,7 @@ class ConvTransposeNet(ColorNetwork):
         self.module2 = ConvBNReLU(nf, 2 * nf, kernel, stride=2)
         self.module3 = ConvBNReLU(2 * nf, nf, kernel, stride=2, transposed=True)
         self.module4 = ConvBNReLU(nf, nc, kernel, stride=2, transposed=True)
-        self.module_last = nn.Conv2d(nc, nc, kernel, **conv_padding(kernel, 1, None, 1, False, None))  # type: ignore[arg-type]
+        self.module_last = SkipConv2d(nc, nc, kernel, **conv_padding(kernel, 1, None, 1, False, None))  # type: ignore[arg-type]
 
     def _logits(self, x: Tensor) -> Tensor:
         for block in (self.module1, self.module2, self.module3, self.module4, self.module_last):

@@ -123,7 +123,8 @@ def _connections(module: nn.Conv2d | nn.ConvTranspose2d, x: Tensor, y: Tensor) -
     nominal, exact = channels, channels
     for axis in (0, 1):
         k, s, d = module.kernel_size[axis], module.stride[axis], module.dilation[axis]
-        left = d * (k - 1) // 2 if module.padding == "same" else int(module.padding[axis])
+        padding = {"same": d * (k - 1) // 2, "valid": 0}
+        left = int(padding[module.padding] if isinstance(module.padding, str) else module.padding[axis])
         size, limit = small.shape[2 + axis], large.shape[2 + axis]
         inside = sum(0 <= i * s - left + t * d < limit for i in range(size) for t in range(k))
         nominal, exact = nominal * size * k, exact * inside

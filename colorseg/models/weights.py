@@ -1,17 +1,14 @@
 """Weight files: safetensors whose metadata fixes the network and its palette; plain state dicts are read too."""
 
 import json
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from colorseg._files import write_atomically
 from colorseg.palette import Palette
-
-if TYPE_CHECKING:
-    from colorseg.models.color import ColorNetwork
 
 ARGUMENTS = ("kernel", "num_filters", "num_colors", "num_in_channels")
 
@@ -19,8 +16,10 @@ ARGUMENTS = ("kernel", "num_filters", "num_colors", "num_in_channels")
 class StoredWeights:
     """The content of a weights file: tensors, the arguments that they imply, and the palette if it is named."""
 
-    def __init__(self, path: Path, tensors: dict[str, Tensor], palette: Palette | None) -> None:
-        self.path, self.tensors, self.palette = path, tensors, palette
+    def __init__(
+        self, path: Path, tensors: dict[str, Tensor], palette: Palette | None = None, grey: str = "mean"
+    ) -> None:
+        self.path, self.tensors, self.palette, self.grey = path, tensors, palette, grey
 
     def check_arguments(self, given: dict[str, Any]) -> dict[str, int]:
         """The network's arguments as the file fixes them; ValueError if one of ``given`` contradicts."""
@@ -28,6 +27,8 @@ class StoredWeights:
         for name, value in given.items():
             if value is not None and value != fixed[name]:
                 raise ValueError(f"{self.path} holds weights for {name}={fixed[name]}, but {name}={value!r} was passed; leave it out")
+        if self.palette is not None:
+            _check_palette(self.palette, fixed["num_colors"], self.path)
         return fixed
 
     def load_into(self, model: nn.Module) -> None:
@@ -43,35 +44,48 @@ class StoredWeights:
 
 
 def _arguments_of(tensors: dict[str, Tensor], path: Path) -> dict[str, int]:
-    try:
-        first, last = tensors["module1.0.weight"], tensors["module_last.weight"]
-        return dict(zip(ARGUMENTS, (first.shape[2], first.shape[0], last.shape[0], first.shape[1]), strict=True))
-    except (KeyError, IndexError) as error:
-        raise ValueError(f"{path} does not hold the weights of a colorseg network: no {error}") from error
+    first, last = (tensors.get(name, torch.empty(0)) for name in ("module1.0.weight", "module_last.weight"))
+    if first.dim() != 4 or last.dim() != 4:
+        raise ValueError(
+            f"{path} does not hold the weights of a colorseg network: it needs module1.0.weight and "
+            "module_last.weight, of 4 dimensions each"
+        )
+    sizes = (first.shape[2], first.shape[0], last.shape[0], first.shape[1])
+    return dict(zip(ARGUMENTS, sizes, strict=True))
 
 
-def save_weights(model: "ColorNetwork", path: str | Path, palette: Palette | None = None, grey: str = "mean") -> None:
+def _check_palette(palette: Palette, num_colors: int, path: Path) -> None:
+    if len(palette) != num_colors:
+        raise ValueError(
+            f"{path}: a palette of {len(palette)} colors does not fit a network of {num_colors}"
+        )
+
+
+def save_weights(
+    model: nn.Module, path: str | Path, palette: Palette | None = None, grey: str | None = None
+) -> None:
     """Write ``model`` to a safetensors file, at once or not at all.
 
     Args:
-        model: one of the networks.
+        model: one of the networks, or any other module.
         path: of the file.
         palette: the colors its logits stand for; ``model.palette`` if None.
-        grey: how input was made from RGB: "mean" is the mean of the channels of uint8 / 256.
-    """
-    from safetensors.torch import save_file
+        grey: how input was made from RGB; ``model.grey`` if None.
 
-    palette = palette or model.palette
-    metadata = {"network": type(model).__name__, "grey": grey}
-    if palette is not None:
-        metadata["palette"] = json.dumps({"name": palette.name, "rgb": palette.colors.tolist()})
+    Raises:
+        ValueError: the palette has not one color per logit.
+        OSError: the file cannot be written; what was there before is still there.
+    """
+    from safetensors.torch import save
+
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary, metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    palette = palette or getattr(model, "palette", None)
+    metadata = {"network": type(model).__name__, "grey": str(grey or getattr(model, "grey", "mean"))}
+    if palette is not None:
+        _check_palette(palette, getattr(model, "num_colors", len(palette)), path)
+        metadata["palette"] = json.dumps({"name": palette.name, "rgb": palette.colors.tolist()})
+    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+    write_atomically(path, save(tensors, metadata))
 
 
 def load_weights(path: str | Path, network: str) -> StoredWeights:
@@ -88,9 +102,10 @@ def load_weights(path: str | Path, network: str) -> StoredWeights:
         return _load_safetensors(path, network)
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-        return StoredWeights(path, {str(k): _tensor(v) for k, v in dict(tensors).items()}, None)
+        return StoredWeights(path, {str(k): _tensor(v) for k, v in dict(tensors).items()})
     except Exception as error:
-        raise ValueError(f"{path} is not a state dict that can be loaded safely: {str(error).splitlines()[0]}") from error
+        cause = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} is not a state dict that can be loaded safely: {cause}") from error
 
 
 def _tensor(value: Any) -> Tensor:
@@ -108,8 +123,8 @@ def _load_safetensors(path: Path, network: str) -> StoredWeights:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
         stored = json.loads(metadata["palette"]) if "palette" in metadata else None
         palette = Palette(torch.tensor(stored["rgb"]), str(stored["name"])) if stored else None
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is not a readable colorseg weights file: {error}") from error
     if metadata.get("network", network) != network:
         raise ValueError(f"{path} holds weights of a {metadata['network']}, not of a {network}")
-    return StoredWeights(path, tensors, palette)
+    return StoredWeights(path, tensors, palette, metadata.get("grey", "mean"))

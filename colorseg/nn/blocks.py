@@ -1,5 +1,6 @@
 """Sequentials whose forward is fused, and a convolution of two inputs."""
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +32,10 @@ class FusedForward:
         for step in self._steps():
             if isinstance(step, Run):
                 x = conv_bn_relu(step.conv, step.bn, x, resample=step.resample, relu=step.relu, skip=skip, residual=residual)
+            elif residual is not None:
+                raise NotImplementedError(
+                    "residual is not built yet; add it after a block with relu=False, then apply the ReLU"
+                )
             else:
                 x = step(x if skip is None else torch.cat([x, skip], 1))
             skip = residual = None
@@ -46,7 +51,7 @@ class FusedForward:
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
-            return nn.Sequential(*list(self)[index])  # type: ignore[call-overload]
+            return nn.Sequential(OrderedDict(list(self._modules.items())[index]))  # type: ignore[attr-defined]
         return super().__getitem__(index)  # type: ignore[misc]
 
 
@@ -125,7 +130,12 @@ def conv_padding(
     With kernel k, stride s, dilation d: padding ``(k - 1) // 2 * d`` and output_padding
     ``s + 2 * padding - d * (k - 1) - 1``; for stride 1 and even k torch's uneven ``"same"``.
     """
-    if padding is None and stride == 1 and not transposed and (kernel - 1) * dilation % 2:
+    _check_int("kernel_size", kernel, 1)
+    _check_int("stride", stride, 1)
+    _check_int("dilation", dilation, 1)
+    _check_int("padding", 0 if padding is None else padding, 0)
+    _check_int("output_padding", 0 if output_padding is None else output_padding, 0)
+    if padding is None and stride == 1 and not transposed and kernel % 2 == 0:
         return {"padding": "same"}
     chosen = (kernel - 1) // 2 * dilation if padding is None else padding
     if not transposed:
@@ -139,6 +149,11 @@ def conv_padding(
             f"would need output_padding {extra}; use an odd kernel or a larger padding"
         )
     return {"padding": chosen, "output_padding": extra}
+
+
+def _check_int(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be an int of at least {least}, got {value!r}")
 
 
 def _resample_module(name: str) -> nn.Module:
@@ -159,7 +174,7 @@ class SkipConv2d(nn.Conv2d):
         """``Conv2d.forward(torch.cat([x, skip], 1))``."""
         if self.padding_mode != "zeros":
             return super().forward(x if skip is None else torch.cat([x, skip], 1))
-        return ops.conv2d(x, self.weight, self.bias, skip=skip, **conv_options(self))  # type: ignore[arg-type]
+        return ops.conv2d(x, self.weight, self.bias, skip=skip, **conv_options(self))
 
 
 def run_block(block: nn.Module, x: Tensor, skip: Tensor | None = None) -> Tensor:

@@ -1,5 +1,7 @@
 """``conv_bn_relu`` of two modules: reads a convolution and a batch norm, wherever they stand."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
@@ -34,11 +36,11 @@ def why_not_fusable(conv: nn.Module, bn: nn.Module) -> str | None:
     return why_not_readable(conv) or why_not_readable(bn)
 
 
-def conv_options(conv: nn.Conv2d | nn.ConvTranspose2d) -> dict[str, object]:
+def conv_options(conv: nn.Conv2d | nn.ConvTranspose2d) -> dict[str, Any]:
     """A convolution module's settings as keyword arguments of :func:`colorseg.ops.conv2d`."""
     return {
         "stride": conv.stride,
-        "padding": conv.padding,
+        "padding": 0 if conv.padding == "valid" else conv.padding,
         "dilation": conv.dilation,
         "groups": conv.groups,
         "transposed": isinstance(conv, nn.ConvTranspose2d),
@@ -77,29 +79,35 @@ def conv_bn_relu(
         return _run_modules(conv, bn, x, resample, relu, skip, residual)
     assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
     assert isinstance(bn, nn.BatchNorm2d)
-    momentum = _count_batch(bn)
     batch_statistics = bn.training or (bn.running_mean is None and bn.running_var is None)
     tracked = not bn.training or bn.track_running_stats
-    return ops.conv_bn_relu(
+    y = ops.conv_bn_relu(
         x, conv.weight, conv.bias, bn.weight, bn.bias,
         bn.running_mean if tracked else None, bn.running_var if tracked else None,
-        **conv_options(conv), resample=resample, training=batch_statistics, momentum=momentum, eps=bn.eps,
-        relu=relu, skip=skip, residual=residual,
-    )  # type: ignore[arg-type]  # fmt: skip
+        **conv_options(conv), resample=resample, training=batch_statistics,
+        momentum=_momentum(bn), eps=bn.eps, relu=relu, skip=skip, residual=residual,
+    )  # fmt: skip
+    if _counts(bn):  # last, so that a batch that was refused leaves no trace
+        bn.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+    return y
 
 
-def _count_batch(bn: nn.BatchNorm2d) -> float:
-    """Count the batch as ``BatchNorm2d.forward`` does; return the momentum to use."""
-    if bn.training and bn.track_running_stats and bn.num_batches_tracked is not None:
-        bn.num_batches_tracked.add_(1)
-        if bn.momentum is None:  # cumulative average
-            return 1.0 / float(bn.num_batches_tracked)
-    return 0.0 if bn.momentum is None else bn.momentum
+def _counts(bn: nn.BatchNorm2d) -> bool:
+    return bn.training and bn.track_running_stats and bn.num_batches_tracked is not None
+
+
+def _momentum(bn: nn.BatchNorm2d) -> float:
+    """The momentum ``BatchNorm2d.forward`` uses for this batch: None is the cumulative average."""
+    if bn.momentum is not None:
+        return bn.momentum
+    return 1.0 / (float(bn.num_batches_tracked) + 1.0) if _counts(bn) else 0.0  # type: ignore[arg-type]
 
 
 def _run_modules(
     conv: nn.Module, bn: nn.Module, x: Tensor, resample: str | None, relu: bool, skip: Tensor | None, residual: Tensor | None
 ) -> Tensor:
+    if resample not in (None, "maxpool2", "upsample2"):
+        raise ValueError(f"resample must be None, 'maxpool2' or 'upsample2', got {resample!r}")
     y = conv(x if skip is None else torch.cat([x, skip], 1))
     if resample == "maxpool2":
         y = nn.functional.max_pool2d(y, 2)

@@ -5,8 +5,9 @@ from functools import cache
 from typing import Any, TypeVar
 
 from torch import nn
+from torch.nn.utils import parametrize
 
-from colorseg.nn.blocks import ConvBNReLU, FusedForward, FusedSequential, SkipConv2d
+from colorseg.nn.blocks import FusedForward, FusedSequential, SkipConv2d
 from colorseg.nn.runs import Run, find_run, is_conv
 
 logger = logging.getLogger("colorseg")
@@ -29,7 +30,9 @@ def fuse(model: Model, verbose: bool = False) -> Model:
     """
     for name, module in model.named_modules():
         fused = vars(module).get(_MARK) or _fused_class(type(module))
-        if fused is None:
+        if fused is None or "forward" in vars(module):
+            if verbose and not isinstance(module, FusedForward):
+                _report_outside(name, module)
             continue
         if _MARK in vars(module):
             delattr(module, _MARK)
@@ -42,15 +45,18 @@ def fuse(model: Model, verbose: bool = False) -> Model:
 def unfuse(model: Model) -> Model:
     """Turn every fused block back to the plain torch module it stands for, in place: the inverse of :func:`fuse`."""
     for module in model.modules():
-        if isinstance(module, SkipConv2d):
+        cls = type(module)
+        if parametrize.is_parametrized(module):  # its class holds the parametrised properties
+            continue
+        if cls.forward is SkipConv2d.forward:
             _swap(module, nn.Conv2d)
-        elif isinstance(module, FusedForward):
-            _swap(module, module.plain_class)
+        elif issubclass(cls, FusedForward) and cls.forward is FusedForward.forward:
+            _swap(module, cls.plain_class)
     return model
 
 
 def _swap(module: nn.Module, plain: type[nn.Module]) -> None:
-    if type(module) in (ConvBNReLU, SkipConv2d):  # fuse() could not tell them from their plain twins
+    if type(module) is not _fused_class(plain):  # then fuse() could not tell what it had been
         setattr(module, _MARK, type(module))
     module.__class__ = plain
 
@@ -68,7 +74,7 @@ def _fused_class(cls: type[nn.Module]) -> type[nn.Module] | None:
 
 def _reduce(self: FusedForward, protocol: int) -> tuple[Any, ...]:
     # the twin has no importable name: pickle its plain class and fuse that again
-    return _restore, (self.plain_class,), vars(self)
+    return _restore, (self.plain_class,), self.__getstate__()
 
 
 def _restore(plain: type[nn.Sequential]) -> nn.Module:
@@ -95,3 +101,14 @@ def _report(name: str, sequential: nn.Module, verbose: bool) -> bool:
             logger.info("left %s as it is: %s", where, run)
         start += 1
     return found
+
+
+def _report_outside(name: str, parent: nn.Module) -> None:
+    """Log the convolutions directly in ``parent``, which is no Sequential that could be fused."""
+    for child_name, child in parent.named_children():
+        if is_conv(child):
+            where = f"{name}.{child_name}" if name else child_name
+            logger.info(
+                "left %s as it is: a %s is no Sequential with the stock forward",
+                where, type(parent).__name__,
+            )  # fmt: skip

@@ -16,6 +16,8 @@ class SoftIoULoss(nn.Module):
             a weight becomes a buffer and moves with the module.
     """
 
+    weight: Tensor | None
+
     def __init__(self, *, weight: Tensor | None = None, **options: Any) -> None:
         super().__init__()
         self.register_buffer("weight", weight, persistent=False)
@@ -38,6 +40,9 @@ class ColorCrossEntropyLoss(nn.Module):
         weight: (K,) or None; palette and weight become buffers and move with the module.
         **options: the other keyword arguments of the operator.
     """
+
+    palette: Tensor | None
+    weight: Tensor | None
 
     def __init__(self, palette: Any = None, *, weight: Tensor | None = None, **options: Any) -> None:
         super().__init__()

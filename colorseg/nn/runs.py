@@ -40,8 +40,9 @@ def find_run(modules: Sequence[nn.Module], start: int) -> Run | str:
     resample, position = None, 0
     if rest and not isinstance(rest[0], nn.BatchNorm2d | nn.SyncBatchNorm):
         resample, position = resample_name(rest[0]), 1
-        if resample is None or why_not_readable(rest[0]):
-            return f"{rest[0]} stands between convolution and batch norm"
+        reason = why_not_readable(rest[0]) if resample else "it is no batch norm, MaxPool2d(2) or Upsample(2)"
+        if reason is not None:
+            return f"{rest[0]} follows the convolution, and {reason}"
     if len(rest) <= position:
         return "no batch norm follows the convolution"
     bn = rest[position]

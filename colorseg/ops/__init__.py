@@ -4,6 +4,7 @@ from colorseg._extension import load
 
 load()  # registers the schemas that the modules below give fake kernels and autograd
 
+from colorseg.ops import _flops  # noqa: E402, F401
 from colorseg.ops.color_cross_entropy import color_cross_entropy  # noqa: E402
 from colorseg.ops.conv2d import conv2d  # noqa: E402
 from colorseg.ops.conv_bn_relu import conv_bn_relu  # noqa: E402

@@ -55,17 +55,24 @@ def _padding(weight: Tensor, padding: Size | str, stride: list[int], dilation: l
     return [n for t in total for n in (t // 2, t - t // 2)]  # torch: the odd one goes right and bottom
 
 
+def conv_output_size(size: Sequence[int], kernel: Sequence[int], o: ConvOptions) -> list[int]:
+    """(H, W) of the convolution of a map of ``size`` = (H, W)."""
+    result = []
+    for axis in (0, 1):
+        padding = o.padding[2 * axis] + o.padding[2 * axis + 1]
+        span = o.dilation[axis] * (kernel[axis] - 1)
+        if o.transposed:
+            grown = (size[axis] - 1) * o.stride[axis] - padding + span
+            result.append(grown + o.output_padding[axis] + 1)
+        else:
+            result.append((size[axis] + padding - span - 1) // o.stride[axis] + 1)
+    return result
+
+
 def output_size(x: Tensor, weight: Tensor, upsample: bool, o: ConvOptions) -> list[int]:
     """(N, C_out, H, W) of the convolution of ``x``, upsampled first if ``upsample``."""
     torch._check(x.dim() == 4, lambda: f"x must be (N, C, H, W), got {x.dim()} dimensions")
     torch._check(weight.dim() == 4, lambda: f"weight must have 4 dimensions, got {weight.dim()}")
-    sizes = [x.shape[0], weight.shape[1] * o.groups if o.transposed else weight.shape[0]]
-    for axis in (0, 1):
-        size = x.shape[2 + axis] * (2 if upsample else 1)
-        pad = o.padding[2 * axis] + o.padding[2 * axis + 1]
-        span = o.dilation[axis] * (weight.shape[2 + axis] - 1)
-        if o.transposed:
-            sizes.append((size - 1) * o.stride[axis] - pad + span + o.output_padding[axis] + 1)
-        else:
-            sizes.append((size + pad - span - 1) // o.stride[axis] + 1)
-    return sizes
+    channels = weight.shape[1] * o.groups if o.transposed else weight.shape[0]
+    scale = 2 if upsample else 1
+    return [x.shape[0], channels, *conv_output_size([scale * n for n in x.shape[2:]], weight.shape[2:], o)]

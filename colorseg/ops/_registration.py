@@ -5,16 +5,21 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 _autocast_library = torch.library.Library("colorseg", "IMPL")
 
 
 def check_device(op: str, x: Tensor) -> None:
-    """Raise where ``op`` has no kernel for the device of ``x``."""
+    """Raise where ``op`` has no kernel for the device of ``x``, or ``x`` carries a forward-mode tangent."""
     if x.device.type not in ("cpu", "meta"):
         raise RuntimeError(
             f"{op} has no kernel for {x.device.type} tensors in this build of colorseg; move them to the CPU, "
             "or run the model in plain torch: colorseg.unfuse(model)"
+        )
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None:  # else silently dropped
+        raise RuntimeError(
+            f"{op} has no forward-mode derivative; use reverse mode, colorseg.reference.{op}, or colorseg.unfuse(model)"
         )
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from colorseg._files import make_folder, write_atomically
 from colorseg.training.config import Config
-from colorseg.training.files import make_folder, write_atomically
 from colorseg.training.history import Epoch, History
 
 FILES = (
@@ -34,6 +34,7 @@ FIXED = (
     "optimizer",
     "reshuffle",
     "reference",
+    "palette",
 )
 
 

@@ -69,6 +69,7 @@ def build_parser(network: str) -> argparse.ArgumentParser:
     add("--reference", "plain torch instead of the fused operators", action="store_true")
     add("--kernel", "side of the convolutions", type=int, metavar="N")
     add("--num-filters", "filters of the first convolution", type=int, metavar="N")
+    add("--palette", "horse24, sample24, a file, or auto for the one of the data", metavar="NAME")
     parser.add_argument(
         "--fixed-batches",
         dest="reshuffle",
@@ -99,7 +100,9 @@ def _train(network: str, options: dict[str, Any]) -> None:
     logger.info("writing to %s", config.out)
     train, val = load(config.data, classes=config.classes, download=config.download)
     seed_everything(config.seed)
-    model = NETWORKS[network](config.kernel, config.num_filters)
+    palette = config.choose_palette()
+    model = NETWORKS[network](config.kernel, config.num_filters, len(palette))
+    model.palette = palette
     _report(fit(model, train, val, config), config.out)
 
 

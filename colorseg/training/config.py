@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from colorseg.training.files import write_atomically
+from colorseg._files import write_atomically
+from colorseg.palette import Palette
 
 NETWORKS = ("pool_upsample", "conv_transpose", "unet", "own")
 OPTIMIZERS = ("adam", "adamw")
@@ -33,6 +34,8 @@ class Config:
         num_filters: filters of the first convolution.
         reshuffle: draw new batches in every epoch; False keeps those of one shuffle, as in the
             course (see ``colorseg.training.seeding``).
+        palette: a name or path that ``Palette.named`` takes; ``"auto"`` is sample24 for the embedded
+            sample and horse24 for everything else.
         classes: CIFAR-10 classes to use, by name or number; None for all.
         download: let ``colorseg.data.load`` download the pictures.
 
@@ -54,11 +57,12 @@ class Config:
     kernel: int = 3
     num_filters: int = 32
     reshuffle: bool = True
+    palette: str = "auto"
     classes: tuple[str | int, ...] | None = ("horse",)
     download: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("data", "out"):  # a pathlib.Path is welcome too
+        for name in ("data", "out", "palette"):  # a pathlib.Path is welcome too
             object.__setattr__(self, name, str(getattr(self, name)))
         if self.classes is not None:  # a single name, or the list that JSON made of the tuple
             names = (self.classes,) if isinstance(self.classes, str) else tuple(self.classes)
@@ -97,6 +101,11 @@ class Config:
             raise ValueError(
                 f"{path} holds no training settings ({error}); correct or delete it"
             ) from None
+
+    def choose_palette(self) -> Palette:
+        """The palette that ``palette`` names."""
+        automatic = "sample24" if self.data == "sample" else "horse24"
+        return Palette.named(automatic if self.palette == "auto" else self.palette)
 
     def _check_device(self) -> None:
         import torch

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from colorseg.training.files import write_atomically
+from colorseg._files import write_atomically
 
 
 class Epoch(NamedTuple):

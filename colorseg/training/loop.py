@@ -23,10 +23,10 @@ def fit(model: nn.Module, train: ImageSet, val: ImageSet, config: Config) -> His
 
     The folder gets ``config.json`` (settings, versions, data), ``metrics.csv`` (one row per epoch),
     ``last.pt`` (what ``config.resume`` continues from), ``best.safetensors`` (weights of the best
-    epoch so far, by validation loss) and at the end ``model.safetensors`` (the same, so that its
-    presence tells a finished run), ``curves.png`` and ``samples.png``.  On the CPU an interrupted
-    and resumed run gives the same bits as one that was not interrupted; for that, the global random
-    generators are seeded anew in every epoch.
+    epoch so far, by validation loss) and at the end ``model.safetensors`` (the same weights, those
+    to use), ``curves.png`` and ``samples.png``.  On the CPU an interrupted and resumed run gives
+    the same bits as one that was not interrupted; for that, the global random generators are
+    seeded anew in every epoch.
 
     Args:
         model: takes grey pictures ``(N, 1, H, W)`` float32 in [0, 1) and gives one logit per color

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from colorseg._files import write_atomically
 from colorseg.training.evaluation import eval_mode
-from colorseg.training.files import write_atomically
 from colorseg.training.history import History
 from colorseg.training.task import Task
 
@@ -31,9 +31,12 @@ def save_curves(history: History, path: str | Path) -> None:
     _curve(loss, history, "val_loss", VALIDATION, "validation")
     _curve(accuracy, history, "val_accuracy", VALIDATION, "validation", factor=100)
     best = history.best
-    loss.plot(best.epoch, best.val_loss, "o", color=VALIDATION, label=f"best: {best.val_loss:.3f}")
+    where = f"weights kept (epoch {best.epoch})"
+    loss.plot(
+        best.epoch, best.val_loss, "o", color=VALIDATION, label=f"{where}: {best.val_loss:.3f}"
+    )
     shown = 100 * best.val_accuracy
-    accuracy.plot(best.epoch, shown, "o", color=VALIDATION, label=f"best loss: {shown:.1f} %")
+    accuracy.plot(best.epoch, shown, "o", color=VALIDATION, label=f"{where}: {shown:.1f} %")
     _label(loss, "cross-entropy per pixel", "Loss")
     _label(accuracy, "pixels with the right color (%)", "Accuracy")
     _save(figure, path)
@@ -103,7 +106,7 @@ def _label(axes: "Axes", unit: str, title: str) -> None:
     axes.set_title(title, loc="left", size=14, pad=10)
     axes.set_xlabel("epoch", size=12)
     axes.set_ylabel(unit, size=12)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     axes.grid(color="#e6e6e6")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

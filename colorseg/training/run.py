@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from colorseg._files import write_atomically
 from colorseg.models import ColorNetwork, save_weights
 from colorseg.training import checkpoint
 from colorseg.training.config import Config
 from colorseg.training.evaluation import measure
-from colorseg.training.files import write_atomically
 from colorseg.training.history import Epoch, History
 from colorseg.training.plots import save_curves, save_samples
 from colorseg.training.seeding import batch_order, seed_everything

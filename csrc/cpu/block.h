@@ -1,5 +1,5 @@
-// Sweeps of batch norm, ReLU and 2x2 resampling over a whole map: each reads and writes memory once,
-// tile by tile, with everything between in the cache.
+// Sweeps of batch norm, ReLU and 2x2 resampling over a whole map: each reads and writes memory
+// once, tile by tile, with everything between in the cache.
 #pragma once
 #include "tiles.h"
 
@@ -18,7 +18,8 @@ inline std::vector<double> doubles_of(const OptionalTensor& t, int64_t channels,
   return values;
 }
 
-inline Tensor vector_of(const std::vector<double>& values, const Tensor& like, std::optional<ScalarType> dtype = {}) {
+inline Tensor vector_of(const std::vector<double>& values, const Tensor& like,
+                        std::optional<ScalarType> dtype = {}) {
   Tensor wide = new_tensor(like, {static_cast<int64_t>(values.size())}, ScalarType::Double);
   std::copy(values.begin(), values.end(), wide.mutable_data_ptr<double>());
   return torch::stable::to(wide, dtype.value_or(like.scalar_type()));
@@ -34,7 +35,8 @@ struct Moments {
   std::vector<double> mean, var;  // [C]; var is biased
 };
 
-// Mean and variance per channel from (count, mean, M2) per tile, merged by Chan's formula in double.
+// Mean and variance per channel from (count, mean, M2) per tile, merged by Chan's formula in
+// double.
 inline Moments merge_moments(const Map& map, const std::vector<double>& partial) {
   Moments m{std::vector<double>(map.channels), std::vector<double>(map.channels)};
   std::vector<double> count(map.channels);
@@ -50,14 +52,20 @@ inline Moments merge_moments(const Map& map, const std::vector<double>& partial)
 }
 
 // Where the per-tile results of a tile's channels stand.
-inline int64_t partial_at(const Map& map, const TileAt& tile) { return tile.index * map.interleaved(); }
+inline int64_t partial_at(const Map& map, const TileAt& tile) {
+  return tile.index * map.interleaved();
+}
 
-// The statistics of x; with `pooled`, of its 2x2 max-pool, which is written on the way with its argmax.
+// The statistics of x; with `pooled`, of its 2x2 max-pool, which is written on the way with its
+// argmax.
 template <typename T>
 Moments statistics(const Map& map, const T* x, T* pooled, uint8_t* argmax) {
-  std::vector<double> partial(map.tiles() * map.interleaved() * 2), mean(map.tiles() * map.interleaved()), m2(mean);
+  std::vector<double> partial(map.tiles() * map.interleaved() * 2),
+      mean(map.tiles() * map.interleaved()), m2(mean);
   for_each_tile<T>(map, [&](const TileAt& tile, T*) {
-    if (pooled) kernels<T>().maxpool2(tile.shape, x + tile.full_offset, pooled + tile.offset, argmax + tile.offset);
+    if (pooled)
+      kernels<T>().maxpool2(tile.shape, x + tile.full_offset, pooled + tile.offset,
+                            argmax + tile.offset);
     const int64_t at = partial_at(map, tile);
     kernels<T>().moments(tile.run(), (pooled ? pooled : x) + tile.offset, &mean[at], &m2[at]);
   });
@@ -68,13 +76,15 @@ Moments statistics(const Map& map, const T* x, T* pooled, uint8_t* argmax) {
 template <typename T>
 void maxpool(const Map& map, const T* x, T* pooled, uint8_t* argmax) {
   for_each_tile<T>(map, [&](const TileAt& tile, T*) {
-    kernels<T>().maxpool2(tile.shape, x + tile.full_offset, pooled + tile.offset, argmax + tile.offset);
+    kernels<T>().maxpool2(tile.shape, x + tile.full_offset, pooled + tile.offset,
+                          argmax + tile.offset);
   });
 }
 
 // y = relu((x - center) * scale + offset), replicated 2x2 with `upsample`.
 template <typename T>
-void normalize(const Map& map, const T* x, const ChannelAffine<T>& affine, bool relu, bool upsample, T* y) {
+void normalize(const Map& map, const T* x, const ChannelAffine<T>& affine, bool relu, bool upsample,
+               T* y) {
   for_each_tile<T>(map, [&](const TileAt& tile, T* scratch) {
     T* to = upsample ? scratch : y + tile.offset;
     kernels<T>().affine_relu(tile.run(), x + tile.offset, affine.from(tile.channel), relu, to);
@@ -83,7 +93,8 @@ void normalize(const Map& map, const T* x, const ChannelAffine<T>& affine, bool 
 }
 
 struct GradientSums {
-  std::vector<double> g, gx;  // [C]: sums of g and g * (x - center), with g the gradient behind the ReLU
+  std::vector<double> g,
+      gx;  // [C]: sums of g and g * (x - center), with g the gradient behind the ReLU
 };
 
 // The gradient of one tile of the normalised map: the sum over each 2x2 square if y was upsampled.
@@ -95,28 +106,35 @@ const T* tile_gradient(const TileAt& tile, const T* grad_y, bool upsampled, T* s
 }
 
 template <typename T>
-GradientSums gradient_sums(const Map& map, const T* grad_y, const T* x, const ChannelAffine<T>& affine, bool relu, bool upsampled) {
+GradientSums gradient_sums(const Map& map, const T* grad_y, const T* x,
+                           const ChannelAffine<T>& affine, bool relu, bool upsampled) {
   std::vector<double> g(map.tiles() * map.interleaved()), gx(g);
   for_each_tile<T>(map, [&](const TileAt& tile, T* scratch) {
     const int64_t at = partial_at(map, tile);
-    kernels<T>().backward_sums(tile.run(), tile_gradient(tile, grad_y, upsampled, scratch), x + tile.offset,
-                               affine.from(tile.channel), relu, &g[at], &gx[at]);
+    kernels<T>().backward_sums(tile.run(), tile_gradient(tile, grad_y, upsampled, scratch),
+                               x + tile.offset, affine.from(tile.channel), relu, &g[at], &gx[at]);
   });
   GradientSums sums{std::vector<double>(map.channels), std::vector<double>(map.channels)};
   for_each_partial(map, g, 1, [&](int64_t c, int64_t, const double* part) { sums.g[c] += *part; });
-  for_each_partial(map, gx, 1, [&](int64_t c, int64_t, const double* part) { sums.gx[c] += *part; });
+  for_each_partial(map, gx, 1,
+                   [&](int64_t c, int64_t, const double* part) { sums.gx[c] += *part; });
   return sums;
 }
 
-// grad_x = out.scale * g + out.center * (x - center) + out.offset; with argmax it goes to the full map.
+// grad_x = out.scale * g, and with statistics + out.center * (x - center) + out.offset; with argmax
+// it goes to the full map.
 template <typename T>
-void gradient_apply(const Map& map, const T* grad_y, const T* x, const ChannelAffine<T>& affine, bool relu, bool upsampled,
-                    const ChannelAffine<T>& out, const uint8_t* argmax, T* grad_x) {
+void gradient_apply(const Map& map, const T* grad_y, const T* x, const ChannelAffine<T>& affine,
+                    bool relu, bool upsampled, const ChannelAffine<T>& out, bool statistics,
+                    const uint8_t* argmax, T* grad_x) {
   for_each_tile<T>(map, [&](const TileAt& tile, T* scratch) {
     const T* g = tile_gradient(tile, grad_y, upsampled, scratch);
     T* to = argmax ? scratch : grad_x + tile.offset;
-    kernels<T>().backward_apply(tile.run(), g, x + tile.offset, affine.from(tile.channel), relu, out.from(tile.channel), to);
-    if (argmax) kernels<T>().maxpool2_backward(tile.shape, scratch, argmax + tile.offset, grad_x + tile.full_offset);
+    kernels<T>().backward_apply(tile.run(), g, x + tile.offset, affine.from(tile.channel), relu,
+                                out.from(tile.channel), statistics, to);
+    if (argmax)
+      kernels<T>().maxpool2_backward(tile.shape, scratch, argmax + tile.offset,
+                                     grad_x + tile.full_offset);
   });
 }
 

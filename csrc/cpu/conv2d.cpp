@@ -8,7 +8,9 @@ namespace {
 using torch::stable::detail::from;
 using torch::stable::detail::to;
 
-bool is_symmetric(const ConvOptions& o) { return o.padding[0] == o.padding[1] && o.padding[2] == o.padding[3]; }
+bool is_symmetric(const ConvOptions& o) {
+  return o.padding[0] == o.padding[1] && o.padding[2] == o.padding[3];
+}
 
 // ATen pads evenly on both sides; an uneven "same" padding is made explicit first.
 Tensor padded(const Tensor& input, const ConvOptions& o) {
@@ -27,15 +29,23 @@ Tensor unpadded(Tensor grad, const ConvOptions& o, int64_t height, int64_t width
 }
 
 // grad of a convolution: [input, weight, bias], empty where the mask is false
-std::array<Tensor, 3> aten_convolution_backward(const Tensor& grad_y, const Tensor& input, const Tensor& weight,
-                                                const ConvOptions& o, Needs needs) {
+std::array<Tensor, 3> aten_convolution_backward(const Tensor& grad_y, const Tensor& input,
+                                                const Tensor& weight, const ConvOptions& o,
+                                                Needs needs) {
   const bool mask[3] = {needs.input, needs.weight, needs.bias};
   const std::optional<Ints> bias_sizes =
       needs.bias ? std::optional<Ints>(Ints{grad_y.size(1)}) : std::optional<Ints>();
-  std::array<StableIValue, 11> stack{
-      from(grad_y), from(input), from(weight), from(bias_sizes), from(o.stride), from(aten_padding(o)), from(o.dilation),
-      from(o.transposed), from(o.output_padding), from(o.groups),
-      from(torch::headeronly::HeaderOnlyArrayRef<bool>(mask, 3))};
+  std::array<StableIValue, 11> stack{from(grad_y),
+                                     from(input),
+                                     from(weight),
+                                     from(bias_sizes),
+                                     from(o.stride),
+                                     from(aten_padding(o)),
+                                     from(o.dilation),
+                                     from(o.transposed),
+                                     from(o.output_padding),
+                                     from(o.groups),
+                                     from(torch::headeronly::HeaderOnlyArrayRef<bool>(mask, 3))};
   STABLE_TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
   std::array<Tensor, 3> grads{to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2])};
@@ -45,39 +55,53 @@ std::array<Tensor, 3> aten_convolution_backward(const Tensor& grad_y, const Tens
   return grads;
 }
 
-// channels [first, first + count) as a tensor of its own: operators may not return overlapping views
+// channels [first, first + count) as a tensor of its own: operators may not return overlapping
+// views
 Tensor channel_slice(Tensor grad, int64_t first, int64_t count) {
   return torch::stable::clone(torch::stable::narrow(grad, 1, first, count));
 }
 
 }  // namespace
 
-Tensor conv_input(const Tensor& x, const OptionalTensor& skip, const Prologue& prologue, bool channels_last) {
-  const Tensor main = prologue.any() ? apply_prologue(x, prologue, channels_last) : dense(x, channels_last);
+Tensor conv_input(const Tensor& x, const OptionalTensor& skip, const Prologue& prologue,
+                  bool channels_last) {
+  const Tensor main =
+      prologue.any() ? apply_prologue(x, prologue, channels_last) : dense(x, channels_last);
   if (!skip) return main;
   const int64_t c = main.size(1);
-  Tensor joined = new_tensor(main, {main.size(0), c + skip->size(1), main.size(2), main.size(3)}, main.scalar_type(), channels_last);
-  Tensor left = torch::stable::narrow(joined, 1, 0, c), right = torch::stable::narrow(joined, 1, c, skip->size(1));
+  Tensor joined = new_tensor(main, {main.size(0), c + skip->size(1), main.size(2), main.size(3)},
+                             main.scalar_type(), channels_last);
+  Tensor left = torch::stable::narrow(joined, 1, 0, c),
+         right = torch::stable::narrow(joined, 1, c, skip->size(1));
   torch::stable::copy_(left, main);
   torch::stable::copy_(right, *skip);
   return joined;
 }
 
-Tensor convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const ConvOptions& o,
-                   bool channels_last) {
+Tensor convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
+                   const ConvOptions& o, bool channels_last) {
   // ATen lets a channels_last weight decide the layout of the output; here x decides
-  std::array<StableIValue, 9> stack{
-      from(padded(input, o)), from(channels_last ? weight : dense(weight, false)), from(bias), from(o.stride),
-      from(aten_padding(o)), from(o.dilation), from(o.transposed), from(o.output_padding), from(o.groups)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
+  std::array<StableIValue, 9> stack{from(padded(input, o)),
+                                    from(channels_last ? weight : dense(weight, false)),
+                                    from(bias),
+                                    from(o.stride),
+                                    from(aten_padding(o)),
+                                    from(o.dilation),
+                                    from(o.transposed),
+                                    from(o.output_padding),
+                                    from(o.groups)};
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
   return dense(to<Tensor>(stack[0]), channels_last);
 }
 
-ConvGradients convolution_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight, const OptionalTensor& skip,
-                                   const Prologue& prologue, const ConvOptions& o, Needs needs, bool channels_last) {
+ConvGradients convolution_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight,
+                                   const OptionalTensor& skip, const Prologue& prologue,
+                                   const ConvOptions& o, Needs needs, bool channels_last) {
   const Tensor input = conv_input(x, skip, prologue, channels_last);
-  auto [grad_input, grad_weight, grad_bias] = aten_convolution_backward(
-      dense(grad_y, channels_last), padded(input, o), channels_last ? weight : dense(weight, false), o, needs);
+  auto [grad_input, grad_weight, grad_bias] =
+      aten_convolution_backward(dense(grad_y, channels_last), padded(input, o),
+                                channels_last ? weight : dense(weight, false), o, needs);
   ConvGradients g{nothing(x), grad_weight, grad_bias, nothing(x), nothing(x), nothing(x)};
   if (needs.weight) g.weight = dense(grad_weight, is_channels_last(weight));
   if (!needs.input) return g;
@@ -87,15 +111,17 @@ ConvGradients convolution_backward(const Tensor& grad_y, const Tensor& x, const 
     g.x = channel_slice(both, 0, x.size(1));
     g.skip = channel_slice(both, x.size(1), skip->size(1));
   }
-  if (prologue.any()) std::tie(g.x, g.in_scale, g.in_shift) = prologue_backward(g.x, x, prologue, channels_last);
+  if (prologue.any())
+    std::tie(g.x, g.in_scale, g.in_shift) = prologue_backward(g.x, x, prologue, channels_last);
   return g;
 }
 
 namespace {
 
-Tensor conv2d(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& skip,
-              const OptionalTensor& in_scale, const OptionalTensor& in_shift, bool in_relu, bool in_upsample,
-              const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups, bool transposed,
+Tensor conv2d(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+              const OptionalTensor& skip, const OptionalTensor& in_scale,
+              const OptionalTensor& in_shift, bool in_relu, bool in_upsample, const Ints& stride,
+              const Ints& padding, const Ints& dilation, int64_t groups, bool transposed,
               const Ints& output_padding) {
   const ConvOptions o{stride, padding, dilation, groups, transposed, output_padding};
   const Prologue prologue{in_scale, in_shift, in_relu, in_upsample};
@@ -106,14 +132,15 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv2d_backward(
     const Tensor& grad_y, const Tensor& x, const Tensor& weight, const OptionalTensor& skip,
-    const OptionalTensor& in_scale, const OptionalTensor& in_shift, bool in_relu, bool in_upsample, const Ints& stride,
-    const Ints& padding, const Ints& dilation, int64_t groups, bool transposed, const Ints& output_padding,
-    bool needs_input, bool needs_weight, bool needs_bias) {
+    const OptionalTensor& in_scale, const OptionalTensor& in_shift, bool in_relu, bool in_upsample,
+    const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups, bool transposed,
+    const Ints& output_padding, bool needs_input, bool needs_weight, bool needs_bias) {
   const ConvOptions o{stride, padding, dilation, groups, transposed, output_padding};
   const Prologue prologue{in_scale, in_shift, in_relu, in_upsample};
   check_conv2d(x, weight, {}, skip, prologue, o);
-  const ConvGradients g = convolution_backward(grad_y, x, weight, skip, prologue, o,
-                                               {needs_input, needs_weight, needs_bias}, is_channels_last(x));
+  const ConvGradients g =
+      convolution_backward(grad_y, x, weight, skip, prologue, o,
+                           {needs_input, needs_weight, needs_bias}, is_channels_last(x));
   return {g.x, g.weight, g.bias, g.skip, g.in_scale, g.in_shift};
 }
 

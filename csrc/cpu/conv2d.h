@@ -1,14 +1,16 @@
-// Convolution on the CPU, for this operator and for conv_bn_relu: ATen's, with our prologue and skip around it.
+// Convolution on the CPU, for this operator and for conv_bn_relu: ATen's, with our prologue and
+// skip around it.
 #pragma once
 #include "../conv2d.h"
 
 namespace colorseg::cpu {
 
 // The tensor that is convolved: the prologue applied to x, with skip's channels behind it.
-Tensor conv_input(const Tensor& x, const OptionalTensor& skip, const Prologue& prologue, bool channels_last);
+Tensor conv_input(const Tensor& x, const OptionalTensor& skip, const Prologue& prologue,
+                  bool channels_last);
 
-Tensor convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const ConvOptions& o,
-                   bool channels_last);
+Tensor convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
+                   const ConvOptions& o, bool channels_last);
 
 struct ConvGradients {
   Tensor x, weight, bias, skip, in_scale, in_shift;  // empty where not needed
@@ -18,7 +20,8 @@ struct Needs {
   bool input, weight, bias;
 };
 
-ConvGradients convolution_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight, const OptionalTensor& skip,
-                                   const Prologue& prologue, const ConvOptions& o, Needs needs, bool channels_last);
+ConvGradients convolution_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight,
+                                   const OptionalTensor& skip, const Prologue& prologue,
+                                   const ConvOptions& o, Needs needs, bool channels_last);
 
 }  // namespace colorseg::cpu

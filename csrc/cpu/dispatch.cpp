@@ -1,4 +1,5 @@
-// Chooses the instruction set once: the widest that the machine has, or the one COLORSEG_CPU_ISA names.
+// Chooses the instruction set once: the widest that the machine has, or the one COLORSEG_CPU_ISA
+// names.
 #include "dispatch.h"
 
 #include <cstdlib>
@@ -16,8 +17,9 @@ const Isa& choose() {
     if (candidate->name == std::string(wanted)) return *candidate;
     names += (names.empty() ? "" : ", ") + std::string(candidate->name);
   }
-  throw std::runtime_error("COLORSEG_CPU_ISA=" + std::string(wanted) + " is not available on this machine, which has " +
-                           names + "; unset the variable to let colorseg choose");
+  throw std::runtime_error("COLORSEG_CPU_ISA=" + std::string(wanted) +
+                           " is not available on this machine, which has " + names +
+                           "; unset the variable to let colorseg choose");
 }
 
 }  // namespace

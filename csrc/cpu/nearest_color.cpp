@@ -1,4 +1,5 @@
-// One pass over the image: 3 values read and one label written per pixel, all distances in registers.
+// One pass over the image: 3 values read and one label written per pixel, all distances in
+// registers.
 #include "../nearest_color.h"
 
 #include "pixels.h"
@@ -32,4 +33,6 @@ Tensor nearest_color(const Tensor& rgb, const Tensor& palette) {
 }  // namespace
 }  // namespace colorseg::cpu
 
-STABLE_TORCH_LIBRARY_IMPL(colorseg, CPU, m) { m.impl("nearest_color", TORCH_BOX(&colorseg::cpu::nearest_color)); }
+STABLE_TORCH_LIBRARY_IMPL(colorseg, CPU, m) {
+  m.impl("nearest_color", TORCH_BOX(&colorseg::cpu::nearest_color));
+}

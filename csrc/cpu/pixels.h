@@ -1,4 +1,5 @@
-// Walks over the pixels of logits in chunks, in parallel, with each chunk's labels checked and at hand.
+// Walks over the pixels of logits in chunks, in parallel, with each chunk's labels checked and at
+// hand.
 #pragma once
 #include <algorithm>
 #include <mutex>
@@ -8,14 +9,17 @@
 
 namespace colorseg::cpu {
 
-constexpr int64_t kChunkPixels = 1024;  // the unit of work; sums over chunks are added in their order
+constexpr int64_t kChunkPixels =
+    1024;  // the unit of work; sums over chunks are added in their order
 
 // Views of one chunk: pixels [first, first + count) of image n.
 struct Chunk {
   int64_t index, n, first, count;
 };
 
-inline int64_t chunks_per_image(const PixelShape& s) { return (s.pixels() + kChunkPixels - 1) / kChunkPixels; }
+inline int64_t chunks_per_image(const PixelShape& s) {
+  return (s.pixels() + kChunkPixels - 1) / kChunkPixels;
+}
 inline int64_t chunk_count(const PixelShape& s) { return s.n * chunks_per_image(s); }
 
 template <typename Body>
@@ -33,15 +37,21 @@ void for_each_chunk(const PixelShape& s, const Body& body) {
 template <typename T>
 Logits<T> logits_at(const T* data, const PixelShape& s, bool channels_last, const Chunk& chunk) {
   const int64_t pixel = channels_last ? s.channels : 1;
-  return {data + chunk.n * s.channels * s.pixels() + chunk.first * pixel, s.channels, channels_last ? 1 : s.pixels(), pixel};
+  return {data + chunk.n * s.channels * s.pixels() + chunk.first * pixel, s.channels,
+          channels_last ? 1 : s.pixels(), pixel};
 }
 
-// Where labels come from: ready ones, or RGB quantised with a palette.  fill() writes -1 where ignored.
+// Where labels come from: ready ones, or RGB quantised with a palette.  fill() writes -1 where
+// ignored.
 template <typename T>
 class LabelSource {
  public:
-  LabelSource(const Tensor& target, const OptionalTensor& palette, const PixelShape& s, std::optional<int64_t> ignore_index)
-      : target_(torch::stable::contiguous(target)), shape_(s), ignore_index_(ignore_index), rgb_(target.dim() == 4) {
+  LabelSource(const Tensor& target, const OptionalTensor& palette, const PixelShape& s,
+              std::optional<int64_t> ignore_index)
+      : target_(torch::stable::contiguous(target)),
+        shape_(s),
+        ignore_index_(ignore_index),
+        rgb_(target.dim() == 4) {
     if (!rgb_) return;
     palette_ = torch::stable::contiguous(torch::stable::to(*palette, dtype()));
     if (target_.scalar_type() != ScalarType::Byte) target_ = torch::stable::to(target_, dtype());
@@ -53,16 +63,20 @@ class LabelSource {
     } else if (target_.scalar_type() == ScalarType::Long) {
       convert(target_.const_data_ptr<int64_t>(), isa().labels_from_int64, chunk, labels);
     } else {  // uint8 and bool are both one byte
-      convert(static_cast<const uint8_t*>(target_.const_data_ptr()), isa().labels_from_uint8, chunk, labels);
+      convert(static_cast<const uint8_t*>(target_.const_data_ptr()), isa().labels_from_uint8, chunk,
+              labels);
     }
   }
 
   void throw_if_out_of_range() const {
-    check_label_range(bad_, first_bad_, shape_.channels, ignore_index_.has_value(), ignore_index_.value_or(0));
+    check_label_range(bad_, first_bad_, shape_.channels, ignore_index_.has_value(),
+                      ignore_index_.value_or(0));
   }
 
  private:
-  static constexpr ScalarType dtype() { return std::is_same_v<T, double> ? ScalarType::Double : ScalarType::Float; }
+  static constexpr ScalarType dtype() {
+    return std::is_same_v<T, double> ? ScalarType::Double : ScalarType::Float;
+  }
 
   template <typename Label, typename Kernel>
   void convert(const Label* target, Kernel kernel, const Chunk& chunk, int32_t* labels) {
@@ -89,15 +103,17 @@ class LabelSource {
         std::copy_n(target_.const_data_ptr<T>() + at, chunk.count, planes[c]);
       }
     }
-    kernels<T>().nearest_color(chunk.count, planes[0], planes[1], planes[2], palette_->template const_data_ptr<T>(),
-                               palette_->size(0), labels);
-    for (int64_t i = 0; i < chunk.count && ignore_index_; ++i) labels[i] = labels[i] == *ignore_index_ ? -1 : labels[i];
+    kernels<T>().nearest_color(chunk.count, planes[0], planes[1], planes[2],
+                               palette_->template const_data_ptr<T>(), palette_->size(0), labels);
+    for (int64_t i = 0; i < chunk.count && ignore_index_; ++i)
+      labels[i] = labels[i] == *ignore_index_ ? -1 : labels[i];
   }
 
   // Keeps the first label in memory order, whichever thread comes first.
   void report(const Chunk& chunk, int64_t bad, int64_t first) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (bad_ == 0 || chunk.index < first_bad_chunk_) first_bad_ = first, first_bad_chunk_ = chunk.index;
+    if (bad_ == 0 || chunk.index < first_bad_chunk_)
+      first_bad_ = first, first_bad_chunk_ = chunk.index;
     bad_ += bad;
   }
 

@@ -9,26 +9,29 @@ namespace {
 
 // Sums per image and selected class: intersection, probability, target.
 template <typename T>
-std::vector<double> class_sums(const Tensor& logits, bool channels_last, LabelSource<T>& source, const PixelShape& s,
-                               const Ints& classes) {
+std::vector<double> class_sums(const Tensor& logits, bool channels_last, LabelSource<T>& source,
+                               const PixelShape& s, const Ints& classes) {
   const int64_t selected = static_cast<int64_t>(classes.size()), width = 3 * selected;
   std::vector<double> parts(chunk_count(s) * width), sums(s.n * width);
   for_each_chunk(s, [&](const Chunk& chunk) {
     int32_t labels[kChunkPixels];
     std::vector<T> scratch((s.channels + 2 * selected) * kLanes);
     source.fill(chunk, labels);
-    kernels<T>().soft_iou_sums(logits_at(logits.const_data_ptr<T>(), s, channels_last, chunk), chunk.count, labels,
-                               classes.data(), selected, scratch.data(), &parts[chunk.index * width]);
+    kernels<T>().soft_iou_sums(logits_at(logits.const_data_ptr<T>(), s, channels_last, chunk),
+                               chunk.count, labels, classes.data(), selected, scratch.data(),
+                               &parts[chunk.index * width]);
   });
   source.throw_if_out_of_range();
   for (int64_t i = 0; i < chunk_count(s); ++i) {
-    for (int64_t k = 0; k < width; ++k) sums[i / chunks_per_image(s) * width + k] += parts[i * width + k];
+    for (int64_t k = 0; k < width; ++k)
+      sums[i / chunks_per_image(s) * width + k] += parts[i * width + k];
   }
   return sums;
 }
 
 // (images, classes, 2) of intersection and union; one image stands for the batch unless per_image.
-Tensor intersection_and_union(const std::vector<double>& sums, const Tensor& like, int64_t n, int64_t selected, bool per_image) {
+Tensor intersection_and_union(const std::vector<double>& sums, const Tensor& like, int64_t n,
+                              int64_t selected, bool per_image) {
   Tensor result = new_tensor(like, {per_image ? n : 1, selected, 2}, ScalarType::Double);
   double* out = result.mutable_data_ptr<double>();
   std::fill_n(out, result.numel(), 0.0);
@@ -60,19 +63,25 @@ SoftIou soft_iou_of(const Tensor& sums, int64_t index, const SoftIouOptions& o) 
 Tensor reduced_loss(const Tensor& sums, const SoftIouOptions& o, ScalarType dtype) {
   const std::vector<double> w = normalized_weights(o);
   const int64_t rows = sums.size(0), selected = sums.size(1);
-  Tensor values = new_tensor(sums, o.per_image ? Ints{rows, selected} : Ints{selected}, ScalarType::Double);
+  Tensor values =
+      new_tensor(sums, o.per_image ? Ints{rows, selected} : Ints{selected}, ScalarType::Double);
   double* out = values.mutable_data_ptr<double>();
   double total = 0;
-  for (int64_t i = 0; i < rows * selected; ++i) total += out[i] = w[i % selected] * soft_iou_of(sums, i, o).loss;
+  for (int64_t i = 0; i < rows * selected; ++i)
+    total += out[i] = w[i % selected] * soft_iou_of(sums, i, o).loss;
   if (o.reduction == Reduction::kNone) return torch::stable::to(values, dtype);
-  return scalar_of(sums, o.reduction == Reduction::kMean ? total / double(rows * selected) : total, dtype);
+  return scalar_of(sums, o.reduction == Reduction::kMean ? total / double(rows * selected) : total,
+                   dtype);
 }
 
-std::tuple<Tensor, Tensor> soft_iou_loss(const Tensor& logits_, const Tensor& target, const Ints& classes, bool per_image,
+std::tuple<Tensor, Tensor> soft_iou_loss(const Tensor& logits_, const Tensor& target,
+                                         const Ints& classes, bool per_image,
                                          double smooth_numerator, double smooth_denominator,
-                                         std::optional<int64_t> ignore_index, const OptionalTensor& weight,
+                                         std::optional<int64_t> ignore_index,
+                                         const OptionalTensor& weight,
                                          const std::string& reduction) {
-  const SoftIouOptions o{classes, per_image, smooth_numerator, smooth_denominator, ignore_index, weight, reduction_from(reduction)};
+  const SoftIouOptions o{classes,      per_image, smooth_numerator,         smooth_denominator,
+                         ignore_index, weight,    reduction_from(reduction)};
   const PixelShape s = check_soft_iou_loss(logits_, target, o);
   const bool channels_last = is_channels_last(logits_);
   const Tensor logits = dense(logits_, channels_last);
@@ -80,13 +89,14 @@ std::tuple<Tensor, Tensor> soft_iou_loss(const Tensor& logits_, const Tensor& ta
   dispatch_dtype(logits, "soft_iou_loss", [&](auto zero) {
     using T = decltype(zero);
     LabelSource<T> source(target, {}, s, ignore_index);
-    sums = intersection_and_union(class_sums(logits, channels_last, source, s, classes), logits, s.n,
-                                  static_cast<int64_t>(classes.size()), per_image);
+    sums = intersection_and_union(class_sums(logits, channels_last, source, s, classes), logits,
+                                  s.n, static_cast<int64_t>(classes.size()), per_image);
   });
   return {reduced_loss(sums, o, logits.scalar_type()), sums};
 }
 
-// dL/d(probability) per image and class where it is (inside) and where it is not (outside) the target.
+// dL/d(probability) per image and class where it is (inside) and where it is not (outside) the
+// target.
 template <typename T>
 struct Slopes {
   std::vector<T> inside, outside;
@@ -96,7 +106,8 @@ struct Slopes {
     const T* upstream = grad_loss.const_data_ptr<T>();
     for (int64_t i = 0; i < count; ++i) {
       const double share = o.reduction == Reduction::kMean ? 1.0 / double(count) : 1;
-      const double g = double(upstream[o.reduction == Reduction::kNone ? i : 0]) * share * w[i % w.size()];
+      const double g =
+          double(upstream[o.reduction == Reduction::kNone ? i : 0]) * share * w[i % w.size()];
       const SoftIou iou = soft_iou_of(sums, i, o);
       inside.push_back(T(g * iou.inside));
       outside.push_back(T(g * iou.outside));
@@ -104,15 +115,19 @@ struct Slopes {
   }
 };
 
-Tensor soft_iou_loss_backward(const Tensor& grad_loss, const Tensor& logits_, const Tensor& target, const Tensor& sums,
-                              const Ints& classes, bool per_image, double smooth_numerator, double smooth_denominator,
-                              std::optional<int64_t> ignore_index, const OptionalTensor& weight, const std::string& reduction) {
-  const SoftIouOptions o{classes, per_image, smooth_numerator, smooth_denominator, ignore_index, weight, reduction_from(reduction)};
+Tensor soft_iou_loss_backward(const Tensor& grad_loss, const Tensor& logits_, const Tensor& target,
+                              const Tensor& sums, const Ints& classes, bool per_image,
+                              double smooth_numerator, double smooth_denominator,
+                              std::optional<int64_t> ignore_index, const OptionalTensor& weight,
+                              const std::string& reduction) {
+  const SoftIouOptions o{classes,      per_image, smooth_numerator,         smooth_denominator,
+                         ignore_index, weight,    reduction_from(reduction)};
   const PixelShape s = check_soft_iou_loss(logits_, target, o);
   const bool channels_last = is_channels_last(logits_);
   const Tensor logits = dense(logits_, channels_last);
   const int64_t selected = static_cast<int64_t>(classes.size());
-  Tensor grad = new_tensor(logits, {s.n, s.channels, s.height, s.width}, logits.scalar_type(), channels_last);
+  Tensor grad =
+      new_tensor(logits, {s.n, s.channels, s.height, s.width}, logits.scalar_type(), channels_last);
   dispatch_dtype(logits, "soft_iou_loss_backward", [&](auto zero) {
     using T = decltype(zero);
     LabelSource<T> source(target, {}, s, ignore_index);
@@ -125,9 +140,11 @@ Tensor soft_iou_loss_backward(const Tensor& grad_loss, const Tensor& logits_, co
       const int64_t row = per_image ? chunk.n * selected : 0;
       const auto view = logits_at(z, s, channels_last, chunk);
       source.fill(chunk, labels);
-      kernels<T>().soft_iou_backward(view, chunk.count, labels, classes.data(), selected, &slopes.inside[row],
-                                            &slopes.outside[row], scratch.data(), out + (view.data - z));
+      kernels<T>().soft_iou_backward(view, chunk.count, labels, classes.data(), selected,
+                                     &slopes.inside[row], &slopes.outside[row], scratch.data(),
+                                     out + (view.data - z));
     });
+    source.throw_if_out_of_range();
   });
   return grad;
 }

@@ -7,19 +7,25 @@
 
 namespace colorseg::cpu {
 
-constexpr int64_t kTileValues = 8192;  // 32 KB of float32: two such tiles and a line of output share an L2
+constexpr int64_t kTileValues =
+    8192;  // 32 KB of float32: two such tiles and a line of output share an L2
 
-// A dense map of (n, channels, height, width); full_* is the larger map of a 2x2 resampling, if any.
+// A dense map of (n, channels, height, width); full_* is the larger map of a 2x2 resampling, if
+// any.
 struct Map {
   int64_t n, channels, height, width, full_height, full_width;
   bool channels_last;
 
   int64_t planes() const { return channels_last ? n : n * channels; }
   int64_t interleaved() const { return channels_last ? channels : 1; }
-  int64_t tile_rows() const { return std::clamp<int64_t>(kTileValues / (width * interleaved()), 1, height); }
+  int64_t tile_rows() const {
+    return std::clamp<int64_t>(kTileValues / (width * interleaved()), 1, height);
+  }
   int64_t tiles_per_plane() const { return (height + tile_rows() - 1) / tile_rows(); }
   int64_t tiles() const { return planes() * tiles_per_plane(); }
-  int64_t channel_of(int64_t tile) const { return channels_last ? 0 : tile / tiles_per_plane() % channels; }
+  int64_t channel_of(int64_t tile) const {
+    return channels_last ? 0 : tile / tiles_per_plane() % channels;
+  }
 };
 
 // One tile: its shape, and where it starts in the map and in the larger map.
@@ -32,13 +38,18 @@ struct TileAt {
 };
 
 inline TileAt tile_at(const Map& map, int64_t index) {
-  const int64_t plane = index / map.tiles_per_plane(), first = index % map.tiles_per_plane() * map.tile_rows();
+  const int64_t plane = index / map.tiles_per_plane(),
+                first = index % map.tiles_per_plane() * map.tile_rows();
   const int64_t c = map.interleaved();
-  return {index, map.channel_of(index), {std::min(map.tile_rows(), map.height - first), map.width, c, map.full_width},
-          (plane * map.height + first) * map.width * c, (plane * map.full_height + 2 * first) * map.full_width * c};
+  return {index,
+          map.channel_of(index),
+          {std::min(map.tile_rows(), map.height - first), map.width, c, map.full_width},
+          (plane * map.height + first) * map.width * c,
+          (plane * map.full_height + 2 * first) * map.full_width * c};
 }
 
-// Calls body(tile, scratch) for every tile; scratch holds one tile's values and belongs to the thread.
+// Calls body(tile, scratch) for every tile; scratch holds one tile's values and belongs to the
+// thread.
 template <typename T, typename Body>
 void for_each_tile(const Map& map, const Body& body) {
   if (map.n * map.channels * map.height * map.width == 0) return;
@@ -53,13 +64,16 @@ template <typename T>
 struct ChannelAffine {
   std::vector<T> center, scale, offset;
   explicit ChannelAffine(int64_t channels) : center(channels), scale(channels), offset(channels) {}
-  Affine<T> from(int64_t channel) const { return {&center[channel], &scale[channel], &offset[channel]}; }
+  Affine<T> from(int64_t channel) const {
+    return {&center[channel], &scale[channel], &offset[channel]};
+  }
 };
 
 // Adds up what each tile left in partial [tiles][interleaved][kinds] per channel, in tile order:
 // the same bits for any number of threads.  add(channel, tile, values) sees them one by one.
 template <typename Add>
-void for_each_partial(const Map& map, const std::vector<double>& partial, int64_t kinds, const Add& add) {
+void for_each_partial(const Map& map, const std::vector<double>& partial, int64_t kinds,
+                      const Add& add) {
   for (int64_t i = 0; i < map.tiles(); ++i) {
     for (int64_t c = 0; c < map.interleaved(); ++c) {
       add(map.channel_of(i) + c, i, &partial[(i * map.interleaved() + c) * kinds]);

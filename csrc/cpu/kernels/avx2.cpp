@@ -2,6 +2,11 @@
 #include "table.h"
 
 namespace colorseg::cpu {
-const Isa avx2_isa = {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
-                      avx2::labels_from<int64_t>, avx2::labels_from<uint8_t>, avx2::table<float>(), avx2::table<double>()};
-}
+const Isa avx2_isa = {
+    "avx2",
+    [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
+    avx2::labels_from<int64_t>,
+    avx2::labels_from<uint8_t>,
+    avx2::table<float>(),
+    avx2::table<double>()};
+}  // namespace colorseg::cpu

@@ -9,5 +9,10 @@ bool supported() {
          __builtin_cpu_supports("fma");
 }
 }  // namespace
-const Isa avx512_isa = {"avx512", supported, avx512::labels_from<int64_t>, avx512::labels_from<uint8_t>, avx512::table<float>(), avx512::table<double>()};
+const Isa avx512_isa = {"avx512",
+                        supported,
+                        avx512::labels_from<int64_t>,
+                        avx512::labels_from<uint8_t>,
+                        avx512::table<float>(),
+                        avx512::table<double>()};
 }  // namespace colorseg::cpu

@@ -1,4 +1,5 @@
-// Cross-entropy of a run of pixels: bound by the exponentials, one per logit forward and one backward.
+// Cross-entropy of a run of pixels: bound by the exponentials, one per logit forward and one
+// backward.
 #pragma once
 #include <cstdint>
 
@@ -24,7 +25,8 @@ inline void argmax_of(const T* __restrict tile, int64_t channels, int32_t* __res
 
 // sum_c w_c z_c of each lane: what label smoothing needs beside the log-sum-exp.
 template <typename T>
-inline void weighted_sum_of(const T* __restrict tile, int64_t channels, const T* weight, T* __restrict sum) {
+inline void weighted_sum_of(const T* __restrict tile, int64_t channels, const T* weight,
+                            T* __restrict sum) {
   for (int64_t l = 0; l < kLanes; ++l) sum[l] = T(0);
   for (int64_t c = 0; c < channels; ++c) {
     const T w = weight ? weight[c] : T(1);
@@ -42,10 +44,12 @@ inline void log_sum_exp_of(const T* __restrict tile, int64_t channels, T* __rest
   for (int64_t l = 0; l < kLanes; ++l) result[l] = best[l] + log(sum[l]);
 }
 
-// loss = (1 - s) w_y (lse - z_y) + s / C (W lse - sum_c w_c z_c), with smoothing s and W = sum_c w_c
+// loss = (1 - s) w_y (lse - z_y) + s / C (W lse - sum_c w_c z_c), with smoothing s and W = sum_c
+// w_c
 template <typename T>
-CrossEntropySums cross_entropy(Logits<T> logits, int64_t pixels, const int32_t* labels, ClassWeights<T> weights,
-                               T* scratch, T* log_sum_exp, T* loss, int64_t* argmax) {
+CrossEntropySums cross_entropy(Logits<T> logits, int64_t pixels, const int32_t* labels,
+                               ClassWeights<T> weights, T* scratch, T* log_sum_exp, T* loss,
+                               int64_t* argmax) {
   CrossEntropySums sums = {0, 0, 0, 0};
   const int64_t channels = logits.channels;
   const T keep = T(1) - weights.smoothing, spread = weights.smoothing / T(channels);
@@ -80,8 +84,9 @@ CrossEntropySums cross_entropy(Logits<T> logits, int64_t pixels, const int32_t* 
 
 // d/dz_c = g ((1 - s) w_y (p_c - [c = y]) + s / C (W p_c - w_c)), and 0 where the label is ignored
 template <typename T>
-void cross_entropy_backward(Logits<T> logits, int64_t pixels, const int32_t* labels, ClassWeights<T> weights,
-                            const T* log_sum_exp, const T* grad_loss, T* scratch, T* grad) {
+void cross_entropy_backward(Logits<T> logits, int64_t pixels, const int32_t* labels,
+                            ClassWeights<T> weights, const T* log_sum_exp, const T* grad_loss,
+                            T* scratch, T* grad) {
   const int64_t channels = logits.channels;
   const T keep = T(1) - weights.smoothing, spread = weights.smoothing / T(channels);
   for (int64_t p = 0; p < pixels; p += kLanes) {

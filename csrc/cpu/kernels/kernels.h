@@ -10,7 +10,8 @@ namespace colorseg::cpu {
 
 constexpr int64_t kLanes = 64;  // values that a kernel treats side by side: 4 AVX-512 registers
 
-// `pixels` x `channels` interleaved values: lines of a channels_last map, or of one plane (channels = 1).
+// `pixels` x `channels` interleaved values: lines of a channels_last map, or of one plane (channels
+// = 1).
 struct Run {
   int64_t pixels, channels;
 };
@@ -21,7 +22,8 @@ struct Tile {
   int64_t rows, width, channels, full_width;
 };
 
-// (x - center) * scale + offset, an entry per interleaved channel: keeps its digits when |mean| >> deviation.
+// (x - center) * scale + offset, an entry per interleaved channel: keeps its digits when |mean| >>
+// deviation.
 template <typename T>
 struct Affine {
   const T *center, *scale, *offset;
@@ -60,31 +62,41 @@ struct Kernels {
   void (*affine_relu)(Run, const T* x, Affine<T>, bool relu, T* y);
   // g = grad where the affine's value is positive (or everywhere without relu):
   // sums of g and of g * (x - center)
-  void (*backward_sums)(Run, const T* grad, const T* x, Affine<T>, bool relu, double* sum_g, double* sum_gx);
-  // grad_x = out.scale * g + out.center * (x - center) + out.offset
-  void (*backward_apply)(Run, const T* grad, const T* x, Affine<T>, bool relu, Affine<T> out, T* grad_x);
+  void (*backward_sums)(Run, const T* grad, const T* x, Affine<T>, bool relu, double* sum_g,
+                        double* sum_gx);
+  // grad_x = out.scale * g, and with statistics + out.center * (x - center) + out.offset
+  void (*backward_apply)(Run, const T* grad, const T* x, Affine<T>, bool relu, Affine<T> out,
+                         bool statistics, T* grad_x);
 
-  // losses over `pixels` of one image; labels are -1 where ignored; scratch is [2 * channels * kLanes]
-  void (*nearest_color)(int64_t pixels, const T* red, const T* green, const T* blue, const T* palette,
-                        int64_t colors, int32_t* labels);
-  CrossEntropySums (*cross_entropy)(Logits<T>, int64_t pixels, const int32_t* labels, ClassWeights<T>,
-                                    T* scratch, T* log_sum_exp, T* loss, int64_t* argmax);
+  // losses over `pixels` of one image; labels are -1 where ignored; scratch is [2 * channels *
+  // kLanes]
+  void (*nearest_color)(int64_t pixels, const T* red, const T* green, const T* blue,
+                        const T* palette, int64_t colors, int32_t* labels);
+  CrossEntropySums (*cross_entropy)(Logits<T>, int64_t pixels, const int32_t* labels,
+                                    ClassWeights<T>, T* scratch, T* log_sum_exp, T* loss,
+                                    int64_t* argmax);
   void (*cross_entropy_backward)(Logits<T>, int64_t pixels, const int32_t* labels, ClassWeights<T>,
                                  const T* log_sum_exp, const T* grad_loss, T* scratch, T* grad);
-  // sums is [selected][3]: intersection, probability, target; scratch additionally [2 * selected * kLanes]
+  // sums is [selected][3]: intersection, probability, target; scratch additionally [2 * selected *
+  // kLanes]
   void (*soft_iou_sums)(Logits<T>, int64_t pixels, const int32_t* labels, const int64_t* classes,
                         int64_t selected, T* scratch, double* sums);
-  // inside, outside: dL/d(probability) of a selected class where it is, and where it is not, the target
-  void (*soft_iou_backward)(Logits<T>, int64_t pixels, const int32_t* labels, const int64_t* classes,
-                            int64_t selected, const T* inside, const T* outside, T* scratch, T* grad);
+  // inside, outside: dL/d(probability) of a selected class where it is, and where it is not, the
+  // target
+  void (*soft_iou_backward)(Logits<T>, int64_t pixels, const int32_t* labels,
+                            const int64_t* classes, int64_t selected, const T* inside,
+                            const T* outside, T* scratch, T* grad);
 };
 
 struct Isa {
   const char* name;
   bool (*supported)();
-  // int32 labels from ready ones, -1 where label == ignore; returns how many others are outside 0 .. classes - 1
-  int64_t (*labels_from_int64)(int64_t pixels, const int64_t* target, int64_t classes, int64_t ignore, int32_t* labels);
-  int64_t (*labels_from_uint8)(int64_t pixels, const uint8_t* target, int64_t classes, int64_t ignore, int32_t* labels);
+  // int32 labels from ready ones, -1 where label == ignore; returns how many others are outside 0
+  // .. classes - 1
+  int64_t (*labels_from_int64)(int64_t pixels, const int64_t* target, int64_t classes,
+                               int64_t ignore, int32_t* labels);
+  int64_t (*labels_from_uint8)(int64_t pixels, const uint8_t* target, int64_t classes,
+                               int64_t ignore, int32_t* labels);
   Kernels<float> f32;
   Kernels<double> f64;
 };
@@ -99,8 +111,12 @@ const Isa& isa();  // the one in use: the widest that this machine has, or COLOR
 template <typename T>
 const Kernels<T>& kernels();
 template <>
-inline const Kernels<float>& kernels<float>() { return isa().f32; }
+inline const Kernels<float>& kernels<float>() {
+  return isa().f32;
+}
 template <>
-inline const Kernels<double>& kernels<double>() { return isa().f64; }
+inline const Kernels<double>& kernels<double>() {
+  return isa().f64;
+}
 
 }  // namespace colorseg::cpu

@@ -26,7 +26,8 @@ inline void load_tile(const Logits<T>& logits, int64_t pixel, int64_t lanes, T* 
 
 // The gradient has the strides of the logits.
 template <typename T>
-inline void store_tile(const Logits<T>& logits, int64_t pixel, int64_t lanes, const T* __restrict tile, T* grad) {
+inline void store_tile(const Logits<T>& logits, int64_t pixel, int64_t lanes,
+                       const T* __restrict tile, T* grad) {
   T* __restrict to = grad + pixel * logits.pixel_stride;
   for (int64_t c = 0; c < logits.channels; ++c, to += logits.channel_stride, tile += kLanes) {
     if (lanes == kLanes && logits.pixel_stride == 1) {
@@ -44,7 +45,8 @@ inline void load_labels(const int32_t* labels, int64_t lanes, int32_t* tile) {
 
 // Written without a branch; `ignore` is INT64_MIN where nothing is.
 template <typename Label>
-int64_t labels_from(int64_t pixels, const Label* target, int64_t classes, int64_t ignore, int32_t* labels) {
+int64_t labels_from(int64_t pixels, const Label* target, int64_t classes, int64_t ignore,
+                    int32_t* labels) {
   int64_t bad = 0;
   for (int64_t i = 0; i < pixels; ++i) {
     const int64_t label = static_cast<int64_t>(target[i]);

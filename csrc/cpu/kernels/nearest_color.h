@@ -6,8 +6,8 @@
 
 namespace colorseg::cpu::COLORSEG_ISA {
 
-// Squared distances are added red, green, blue without fma, so that every instruction set and torch's
-// own expression round alike; a tie goes to the lowest index.
+// Squared distances are added red, green, blue without fma, so that every instruction set and
+// torch's own expression round alike; a tie goes to the lowest index.
 template <typename T>
 void nearest_color(int64_t pixels, const T* red, const T* green, const T* blue, const T* palette,
                    int64_t colors, int32_t* labels) {

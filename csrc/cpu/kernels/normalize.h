@@ -1,8 +1,8 @@
 // Batch norm's per-channel arithmetic, forward and backward.
 //
 // Memory bound: each kernel reads its inputs once from a cache-resident run.  Values are treated
-// kLanes at a time with constants per lane.  In a channels_last run the lanes are channels; a plane is
-// cut into rows of kLanes pixels whose lanes share the constants of the one channel.
+// kLanes at a time with constants per lane.  In a channels_last run the lanes are channels; a plane
+// is cut into rows of kLanes pixels whose lanes share the constants of the one channel.
 #pragma once
 #include <cstdint>
 
@@ -10,7 +10,8 @@
 
 namespace colorseg::cpu::COLORSEG_ISA {
 
-// Calls body(first_channel, lanes, rows, stride, offset): `rows` groups of `lanes` values, `stride` apart.
+// Calls body(first_channel, lanes, rows, stride, offset): `rows` groups of `lanes` values, `stride`
+// apart.
 template <typename Body>
 inline void for_each_lane_group(const Run& run, Body body) {
   if (run.channels == 1) {
@@ -25,7 +26,8 @@ inline void for_each_lane_group(const Run& run, Body body) {
   }
 }
 
-// The affine's constants for kLanes lanes from channel `first` on; one channel is spread over all lanes.
+// The affine's constants for kLanes lanes from channel `first` on; one channel is spread over all
+// lanes.
 template <typename T>
 struct LaneAffine {
   T center[kLanes], scale[kLanes], offset[kLanes];
@@ -54,26 +56,30 @@ template <typename T>
 void moments(Run run, const T* x, double* mean, double* m2) {
   const bool plane = run.channels == 1;
   if (plane) mean[0] = m2[0] = 0;
-  const auto shift_of = [](T first) { return first - first == T(0) ? first : T(0); };  // 0 if not finite
-  for_each_lane_group(run, [&](int64_t c, int64_t lanes, int64_t rows, int64_t stride, int64_t offset) {
-    T shift[kLanes], sum[kLanes] = {}, square[kLanes] = {};
-    for (int64_t l = 0; l < lanes; ++l) shift[l] = shift_of(plane ? x[0] : x[c + l]);
-    dispatch_lanes(lanes, [&](int64_t count) {
-      for (int64_t r = 0; r < rows; ++r) {
-        const T* __restrict line = x + offset + r * stride;
-        for (int64_t l = 0; l < count; ++l) {
-          const T d = line[l] - shift[l];
-          sum[l] += d;
-          square[l] += d * d;
-        }
-      }
-    });
-    for (int64_t l = 0; l < lanes; ++l) {
-      const int64_t channel = plane ? 0 : c + l;
-      mean[channel] = plane ? mean[0] + sum[l] : double(sum[l]);
-      m2[channel] = plane ? m2[0] + square[l] : double(square[l]);
-    }
-  });
+  const auto shift_of = [](T first) {
+    return first - first == T(0) ? first : T(0);
+  };  // 0 if not finite
+  for_each_lane_group(run,
+                      [&](int64_t c, int64_t lanes, int64_t rows, int64_t stride, int64_t offset) {
+                        T shift[kLanes], sum[kLanes] = {}, square[kLanes] = {};
+                        for (int64_t l = 0; l < lanes; ++l)
+                          shift[l] = shift_of(plane ? x[0] : x[c + l]);
+                        dispatch_lanes(lanes, [&](int64_t count) {
+                          for (int64_t r = 0; r < rows; ++r) {
+                            const T* __restrict line = x + offset + r * stride;
+                            for (int64_t l = 0; l < count; ++l) {
+                              const T d = line[l] - shift[l];
+                              sum[l] += d;
+                              square[l] += d * d;
+                            }
+                          }
+                        });
+                        for (int64_t l = 0; l < lanes; ++l) {
+                          const int64_t channel = plane ? 0 : c + l;
+                          mean[channel] = plane ? mean[0] + sum[l] : double(sum[l]);
+                          m2[channel] = plane ? m2[0] + square[l] : double(square[l]);
+                        }
+                      });
   for (int64_t c = 0; c < run.channels; ++c) {  // from shifted sums to moments
     const double sum = mean[c];
     mean[c] = double(shift_of(x[c])) + sum / double(run.pixels);
@@ -84,65 +90,74 @@ void moments(Run run, const T* x, double* mean, double* m2) {
 
 template <typename T>
 void affine_relu(Run run, const T* x, Affine<T> affine, bool relu, T* y) {
-  for_each_lane_group(run, [&](int64_t c, int64_t lanes, int64_t rows, int64_t stride, int64_t offset) {
-    const LaneAffine<T> a(affine, run.channels == 1, c, lanes);
-    dispatch_lanes(lanes, [&](int64_t count) {
-      for (int64_t r = 0; r < rows; ++r) {
-        const T* line = x + offset + r * stride;
-        T* out = y + offset + r * stride;
-        for (int64_t l = 0; l < count; ++l) {
-          const T v = (line[l] - a.center[l]) * a.scale[l] + a.offset[l];
-          out[l] = relu & (v < T(0)) ? T(0) : v;  // keeps NaN, as torch does
-        }
-      }
-    });
-  });
+  for_each_lane_group(run,
+                      [&](int64_t c, int64_t lanes, int64_t rows, int64_t stride, int64_t offset) {
+                        const LaneAffine<T> a(affine, run.channels == 1, c, lanes);
+                        dispatch_lanes(lanes, [&](int64_t count) {
+                          for (int64_t r = 0; r < rows; ++r) {
+                            const T* line = x + offset + r * stride;
+                            T* out = y + offset + r * stride;
+                            for (int64_t l = 0; l < count; ++l) {
+                              const T v = (line[l] - a.center[l]) * a.scale[l] + a.offset[l];
+                              out[l] = relu & (v < T(0)) ? T(0) : v;  // keeps NaN, as torch does
+                            }
+                          }
+                        });
+                      });
 }
 
-// The gradient that passes the ReLU: zero where its input is not positive (NaN lets it through, as in torch).
+// The gradient that passes the ReLU: zero where its input is not positive (NaN lets it through, as
+// in torch).
 template <typename T>
 inline T relu_gradient(T grad, T x_minus_center, T scale, T offset, bool relu) {
   return relu & (x_minus_center * scale + offset <= T(0)) ? T(0) : grad;
 }
 
 template <typename T>
-void backward_sums(Run run, const T* grad, const T* x, Affine<T> affine, bool relu, double* sum_g, double* sum_gx) {
+void backward_sums(Run run, const T* grad, const T* x, Affine<T> affine, bool relu, double* sum_g,
+                   double* sum_gx) {
   const bool plane = run.channels == 1;
   for (int64_t c = 0; c < run.channels; ++c) sum_g[c] = sum_gx[c] = 0;
-  for_each_lane_group(run, [&](int64_t c, int64_t lanes, int64_t rows, int64_t stride, int64_t offset) {
-    const LaneAffine<T> a(affine, plane, c, lanes);
-    T sum[kLanes] = {}, product[kLanes] = {};
-    dispatch_lanes(lanes, [&](int64_t count) {
-      for (int64_t r = 0; r < rows; ++r) {
-        const T* __restrict g = grad + offset + r * stride;
-        const T* __restrict line = x + offset + r * stride;
-        for (int64_t l = 0; l < count; ++l) {
-          const T d = line[l] - a.center[l];
-          const T passed = relu_gradient(g[l], d, a.scale[l], a.offset[l], relu);
-          sum[l] += passed;
-          product[l] += passed * d;
+  for_each_lane_group(
+      run, [&](int64_t c, int64_t lanes, int64_t rows, int64_t stride, int64_t offset) {
+        const LaneAffine<T> a(affine, plane, c, lanes);
+        T sum[kLanes] = {}, product[kLanes] = {};
+        dispatch_lanes(lanes, [&](int64_t count) {
+          for (int64_t r = 0; r < rows; ++r) {
+            const T* __restrict g = grad + offset + r * stride;
+            const T* __restrict line = x + offset + r * stride;
+            for (int64_t l = 0; l < count; ++l) {
+              const T d = line[l] - a.center[l];
+              const T passed = relu_gradient(g[l], d, a.scale[l], a.offset[l], relu);
+              sum[l] += passed;
+              product[l] += passed * d;
+            }
+          }
+        });
+        for (int64_t l = 0; l < lanes; ++l) {
+          sum_g[plane ? 0 : c + l] += sum[l];
+          sum_gx[plane ? 0 : c + l] += product[l];
         }
-      }
-    });
-    for (int64_t l = 0; l < lanes; ++l) {
-      sum_g[plane ? 0 : c + l] += sum[l];
-      sum_gx[plane ? 0 : c + l] += product[l];
-    }
-  });
+      });
 }
 
+// Without batch statistics x has no part in the gradient, whatever its value: 0 * NaN must not get
+// in.
 template <typename T>
-void backward_apply(Run run, const T* grad, const T* x, Affine<T> affine, bool relu, Affine<T> out, T* grad_x) {
-  const bool plane = run.channels == 1;
-  for_each_lane_group(run, [&](int64_t c, int64_t lanes, int64_t rows, int64_t stride, int64_t offset) {
-    const LaneAffine<T> a(affine, plane, c, lanes), o(out, plane, c, lanes);
+void backward_apply(Run run, const T* grad, const T* x, Affine<T> affine, bool relu, Affine<T> out,
+                    bool statistics, T* grad_x) {
+  for_each_lane_group(run, [&](int64_t c, int64_t lanes, int64_t rows, int64_t stride,
+                               int64_t offset) {
+    const LaneAffine<T> a(affine, run.channels == 1, c, lanes), o(out, run.channels == 1, c, lanes);
     dispatch_lanes(lanes, [&](int64_t count) {
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t at = offset + r * stride;
         for (int64_t l = 0; l < count; ++l) {
           const T d = x[at + l] - a.center[l];
-          const T passed = relu_gradient(grad[at + l], d, a.scale[l], a.offset[l], relu);
-          grad_x[at + l] = o.scale[l] * passed + (o.center[l] * d + o.offset[l]);
+          const T direct =
+              o.scale[l] * relu_gradient(grad[at + l], d, a.scale[l], a.offset[l], relu);
+          const T indirect = o.center[l] * d + o.offset[l];
+          grad_x[at + l] = statistics ? direct + indirect : direct;
         }
       }
     });

@@ -9,8 +9,8 @@
 
 namespace colorseg::cpu::COLORSEG_ISA {
 
-// Calls body(step, count, small_offset, top_left) for every line of the tile that can be treated in one
-// loop; the square at top_left spans +channels to the right and +full_width * channels down.
+// Calls body(step, count, small_offset, top_left) for every line of the tile that can be treated in
+// one loop; the square at top_left spans +channels to the right and +full_width * channels down.
 template <typename Body>
 inline void for_each_line(const Tile& t, Body body) {
   const int64_t line = t.full_width * t.channels;
@@ -84,7 +84,8 @@ struct MaxPool2Backward {
 // Leaves an odd last line or column as it is: the caller zeroes it.
 template <typename T>
 void maxpool2_backward(Tile t, const T* grad_pooled, const uint8_t* argmax, T* grad_full) {
-  for_each_line(t, MaxPool2Backward<T>{grad_pooled, argmax, grad_full, t.channels, t.full_width * t.channels});
+  for_each_line(t, MaxPool2Backward<T>{grad_pooled, argmax, grad_full, t.channels,
+                                       t.full_width * t.channels});
 }
 
 template <typename T>
@@ -122,7 +123,8 @@ struct Upsample2Backward {
   void operator()(int64_t count, int64_t small, int64_t top_left) const {
     const T *top = grad_full + top_left, *bottom = top + down;
     for (int64_t i = 0; i < count; ++i) {
-      grad[small + i] = (top[kStep * i] + top[kStep * i + right]) + (bottom[kStep * i] + bottom[kStep * i + right]);
+      grad[small + i] = (top[kStep * i] + top[kStep * i + right]) +
+                        (bottom[kStep * i] + bottom[kStep * i + right]);
     }
   }
 };

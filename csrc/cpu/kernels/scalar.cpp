@@ -3,5 +3,10 @@
 #include "table.h"
 
 namespace colorseg::cpu {
-const Isa scalar_isa = {"scalar", [] { return true; }, scalar::labels_from<int64_t>, scalar::labels_from<uint8_t>, scalar::table<float>(), scalar::table<double>()};
-}
+const Isa scalar_isa = {"scalar",
+                        [] { return true; },
+                        scalar::labels_from<int64_t>,
+                        scalar::labels_from<uint8_t>,
+                        scalar::table<float>(),
+                        scalar::table<double>()};
+}  // namespace colorseg::cpu

@@ -11,7 +11,8 @@ namespace colorseg::cpu::COLORSEG_ISA {
 template <typename T>
 inline void softmax_of(T* __restrict tile, int64_t channels) {
   if (channels == 2) {
-    for (int64_t l = 0; l < kLanes; ++l) {  // both from the smaller exponential: no digit is lost near 0
+    for (int64_t l = 0; l < kLanes;
+         ++l) {  // both from the smaller exponential: no digit is lost near 0
       const T difference = tile[kLanes + l] - tile[l];
       const T e = exp(difference < T(0) ? difference : -difference);
       const T large = T(1) / (T(1) + e), small = e * large;
@@ -71,9 +72,11 @@ void soft_iou_sums(Logits<T> logits, int64_t pixels, const int32_t* labels, cons
 
 // With x = softmax(z) and d_k = dL/dx_k: dL/dz_c = x_c (d_c - sum_k x_k d_k).
 template <typename T>
-void soft_iou_backward(Logits<T> logits, int64_t pixels, const int32_t* labels, const int64_t* classes,
-                       int64_t selected, const T* inside, const T* outside, T* scratch, T* grad) {
-  T* __restrict slope = scratch + logits.channels * kLanes;  // [channels][kLanes]: d of every channel
+void soft_iou_backward(Logits<T> logits, int64_t pixels, const int32_t* labels,
+                       const int64_t* classes, int64_t selected, const T* inside, const T* outside,
+                       T* scratch, T* grad) {
+  T* __restrict slope =
+      scratch + logits.channels * kLanes;  // [channels][kLanes]: d of every channel
   int32_t label[kLanes];
   for (int64_t p = 0; p < pixels; p += kLanes) {
     const int64_t lanes = lanes_from(p, pixels);

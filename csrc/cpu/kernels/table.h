@@ -1,4 +1,5 @@
-// Fills the table of kernels of one instruction set; COLORSEG_ISA names it and keeps its symbols apart.
+// Fills the table of kernels of one instruction set; COLORSEG_ISA names it and keeps its symbols
+// apart.
 #pragma once
 #include "color_cross_entropy.h"
 #include "nearest_color.h"
@@ -10,10 +11,19 @@ namespace colorseg::cpu::COLORSEG_ISA {
 
 template <typename T>
 constexpr Kernels<T> table() {
-  return {maxpool2<T>,      maxpool2_backward<T>, upsample2<T>,      upsample2_backward<T>,
-          moments<T>,       affine_relu<T>,       backward_sums<T>,  backward_apply<T>,
-          nearest_color<T>, cross_entropy<T>,     cross_entropy_backward<T>,
-          soft_iou_sums<T>, soft_iou_backward<T>};
+  return {maxpool2<T>,
+          maxpool2_backward<T>,
+          upsample2<T>,
+          upsample2_backward<T>,
+          moments<T>,
+          affine_relu<T>,
+          backward_sums<T>,
+          backward_apply<T>,
+          nearest_color<T>,
+          cross_entropy<T>,
+          cross_entropy_backward<T>,
+          soft_iou_sums<T>,
+          soft_iou_backward<T>};
 }
 
 }  // namespace colorseg::cpu::COLORSEG_ISA

@@ -1,0 +1,182 @@
+"""soft_iou_loss against its float64 reference, and everything a registered operator promises."""
+
+import itertools
+
+import pytest
+import torch
+from conftest import assert_close
+from parity import DTYPES, LAYOUTS, check_parity, gradients, lay_out, leaf
+
+from colorseg import ops, reference
+
+SHAPES = {"plain": (2, 2, 8, 10), "odd": (3, 5, 9, 7), "1x1": (4, 3, 1, 1), "large": (2, 2, 65, 70)}
+CASES = {
+    "default": {},
+    "image": {"per": "image"},
+    "all": {"classes": "all"},
+    "list": {"classes": [1, 0]},
+    "smooth": {"smooth": (0.0, 1.0)},
+    "ignore": {"ignore_index": 1, "classes": "all"},
+    "ignore 255": {"ignore_index": 255},
+    "weight": {"classes": [0, 1], "weight": torch.tensor([0.5, 3.0])},
+}
+PAIRS = list(itertools.product(("batch", "image"), ("mean", "sum", "none")))
+
+
+def make_inputs(size, dtype, layout="contiguous", target="int64", ignore=None):
+    """(logits, target), with some pixels at the ignored label."""
+    n, c, h, w = size
+    labels = torch.randint(0, c, (n, h, w))
+    if ignore is not None:
+        labels[torch.rand(n, h, w) < 0.3] = ignore
+    labels = labels > 0 if target == "bool" else labels.to(getattr(torch, target))
+    return lay_out(torch.randn(size, dtype=dtype), layout), labels
+
+
+def exact_options(options):
+    """Options with the weight in float64."""
+    return {k: v.double() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+
+
+def compare(logits, labels, **options):
+    """Parity of the loss and its gradient."""
+    dtyped = {k: v.to(logits.dtype) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+    check_parity(lambda z: ops.soft_iou_loss(z, labels, **dtyped), lambda z: reference.soft_iou_loss(z, labels, **exact_options(options)), [logits])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("case", CASES)
+def test_matches_reference(case, shape, layout, dtype):
+    options = CASES[case]
+    compare(*make_inputs(SHAPES[shape], dtype, layout, ignore=options.get("ignore_index")), **options)
+
+
+@pytest.mark.parametrize(("per", "reduction"), PAIRS)
+def test_reductions(per, reduction):
+    logits, labels = make_inputs((3, 4, 9, 7), torch.float32)
+    options = {"per": per, "reduction": reduction, "classes": [1, 3], "weight": torch.tensor([1.0, 2.0])}
+    compare(logits, labels, **options)
+    shape = {"none": (3, 2) if per == "image" else (2,)}.get(reduction, ())
+    assert ops.soft_iou_loss(logits, labels, **options).shape == shape
+
+
+@pytest.mark.parametrize("target", ["uint8", "bool"])
+def test_target_dtypes(target):
+    compare(*make_inputs((2, 2, 8, 10), torch.float32, target=target))
+
+
+def test_uint8_target_and_negative_ignore_index():
+    """156 is -100 modulo 256: it is out of range, not ignored."""
+    labels = torch.full((1, 2, 2), 156, dtype=torch.uint8)
+    with pytest.raises(RuntimeError, match="4 labels are outside"):
+        ops.soft_iou_loss(torch.zeros(1, 2, 2, 2), labels, ignore_index=-100)
+
+
+@pytest.mark.parametrize(("per", "reduction"), PAIRS)
+def test_gradcheck(per, reduction):
+    logits, labels = make_inputs((2, 3, 3, 5), torch.float64)
+    assert torch.autograd.gradcheck(lambda z: ops.soft_iou_loss(z, labels, per=per, reduction=reduction, classes="all"), leaf(logits))
+
+
+def test_known_values():
+    """Perfect, disjoint, and nothing there at all: value and finite gradient."""
+    logits = torch.zeros(1, 2, 4, 4)
+    logits[:, 1, :2], logits[:, 0, 2:] = 50.0, 50.0
+    mask = torch.zeros(1, 4, 4, dtype=torch.long)
+    mask[:, :2] = 1
+    absent = torch.stack([torch.full((1, 4, 4), 50.0), torch.zeros(1, 4, 4)], 1)
+    for z, target, value in ((logits, mask, 0.0), (logits, 1 - mask, 1.0), (absent, 0 * mask, 0.0)):
+        z = leaf(z)
+        loss = ops.soft_iou_loss(z, target)
+        assert loss.item() == pytest.approx(value, abs=1e-6)
+        assert torch.autograd.grad(loss, z)[0].isfinite().all()
+
+
+def test_everything_ignored():
+    logits = leaf(torch.randn(2, 3, 4, 4))
+    loss = ops.soft_iou_loss(logits, torch.full((2, 4, 4), 255), ignore_index=255)
+    assert loss.item() == 0  # (0 + s) / (0 + s)
+    assert torch.autograd.grad(loss, logits)[0].eq(0).all()
+
+
+def test_large_half_image_does_not_overflow():
+    """The sums exceed float16's largest number by far."""
+    logits = torch.randn(1, 2, 600, 600).half()
+    labels = torch.randint(0, 2, (1, 600, 600))
+    loss = ops.soft_iou_loss(logits, labels)
+    assert loss.dtype == torch.float32
+    assert_close(loss, reference.soft_iou_loss(logits.double(), labels))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_nan_and_infinity_propagate(value):
+    logits, labels = make_inputs((2, 3, 8, 10), torch.float32)
+    logits[0, 1, 2, 3] = value
+    compare(logits, labels, per="image", reduction="none", classes="all")
+
+
+def test_threads_give_the_same_bits():
+    logits, labels = make_inputs((3, 3, 65, 70), torch.float32)
+    results, threads = [], torch.get_num_threads()
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        z = leaf(logits)
+        loss = ops.soft_iou_loss(z, labels)
+        results.append([loss.detach(), *gradients(loss, [z], torch.ones(()))])
+    torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("per_image", [True, False])
+def test_opcheck(per_image):
+    logits, labels = make_inputs((2, 3, 6, 4), torch.float32, "channels_last")
+    options = [1, 2], per_image, 1e-6, 1e-6, None, torch.rand(2), "none"
+    torch.library.opcheck(torch.ops.colorseg.soft_iou_loss.default, (leaf(logits), labels, *options))
+    loss, sums = torch.ops.colorseg.soft_iou_loss.default(logits, labels, *options)
+    torch.library.opcheck(torch.ops.colorseg.soft_iou_loss_backward.default, (loss, logits, labels, sums, *options), test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiles_whole(backend):
+    logits, labels = make_inputs((2, 3, 8, 10), torch.float32)
+    compiled = torch.compile(lambda z: ops.soft_iou_loss(z.sin(), labels), fullgraph=True, backend=backend)
+    z = leaf(logits)
+    eager = ops.soft_iou_loss(z.sin(), labels)
+    assert_close(compiled(z), eager)
+    assert_close(gradients(compiled(z), [z], torch.ones(()))[0], gradients(eager, [z], torch.ones(()))[0])
+
+
+def test_second_derivative_is_refused():
+    logits, labels = make_inputs((2, 3, 8, 10), torch.float32)
+    z = leaf(logits)
+    (grad,) = torch.autograd.grad(ops.soft_iou_loss(z, labels), z, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        grad.square().sum().backward()
+
+
+LOGITS, LABELS = torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.long)
+ERRORS = [
+    ({"logits": torch.zeros(2, 3, 4)}, RuntimeError, "logits must be (N, C, H, W)"),
+    ({"logits": torch.zeros(2, 1, 4, 4), "classes": "all"}, RuntimeError, "at least 2 channels, background and foreground, got 1"),
+    ({"target": LABELS + 3}, RuntimeError, "32 labels are outside 0..2 (the logits have 3 channels), the first is 3; pass ignore_index"),
+    ({"target": LABELS[:1]}, RuntimeError, "labels must be (N, H, W) = (2, 4, 4)"),
+    ({"target": LABELS.float()}, RuntimeError, "labels must be uint8, int64 or bool, got Float"),
+    ({"classes": []}, RuntimeError, "classes selects no class"),
+    ({"classes": [3]}, RuntimeError, "class 3 is not in 0..2"),
+    ({"classes": [1.0]}, TypeError, "classes must be 'foreground', 'all' or a list of ints"),
+    ({"classes": "background"}, ValueError, "classes must be 'foreground', 'all' or a list of ids"),
+    ({"per": "pixel"}, ValueError, "per must be 'batch' or 'image'"),
+    ({"smooth": -1.0}, ValueError, "smooth must not be negative"),
+    ({"weight": torch.ones(3)}, RuntimeError, "weight must have shape (2), got (3)"),
+    ({"reduction": "max"}, ValueError, "reduction must be one of"),
+    ({"process_group": object()}, NotImplementedError, "process_group is not built yet"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), ERRORS, ids=[e[2] for e in ERRORS])
+def test_errors(change, error, message):
+    with pytest.raises(error) as raised:
+        ops.soft_iou_loss(**{"logits": LOGITS, "target": LABELS, **change})
+    assert message in str(raised.value)
