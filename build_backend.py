@@ -1,4 +1,4 @@
-"""PEP 517 backend: builds against the torch that is installed and asks pip only for what is missing.
+"""PEP 517 backend: builds against the installed torch and asks pip only for what is missing.
 
 The usual ``requires = ["setuptools", "torch"]`` fails without a network and, with one, builds
 against the newest torch instead of the one in use.  Here the surrounding environment is put back
@@ -24,17 +24,23 @@ def _pinned(name):
 
 
 def _missing():
+    """Names from NEEDED that are absent or too old."""
     for name, oldest in NEEDED.items():
         try:
             installed = tuple(int(n) for n in re.findall(r"\d+", metadata.version(name))[:2])
         except metadata.PackageNotFoundError:
             installed = ()
         if installed < oldest:
-            yield _pinned(name)
+            yield name
 
 
 def _hook(name):
     def call(*args, **kwargs):
+        for missing in _missing():  # only without build isolation: pip has installed it otherwise
+            oldest = ".".join(map(str, NEEDED[missing]))
+            sys.exit(
+                f"colorseg is built with {missing}>={oldest}: pip install -U '{_pinned(missing)}'"
+            )
         from setuptools import build_meta  # late: pip may have to install it first
 
         return getattr(build_meta, name)(*args, **kwargs)
@@ -43,13 +49,10 @@ def _hook(name):
 
 
 def get_requires_for_build_wheel(config_settings=None):
-    return list(_missing())
+    return [_pinned(name) for name in _missing()]
 
 
-def get_requires_for_build_sdist(config_settings=None):
-    return list(_missing())
-
-
+get_requires_for_build_sdist = get_requires_for_build_wheel
 get_requires_for_build_editable = get_requires_for_build_wheel
 build_wheel = _hook("build_wheel")
 build_sdist = _hook("build_sdist")

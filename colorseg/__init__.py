@@ -1,4 +1,4 @@
-"""colorseg: fused conv + batch norm + ReLU blocks and segmentation losses for PyTorch, and networks built on them.
+"""Fused conv + batch norm + ReLU blocks and segmentation losses for PyTorch, and networks on them.
 
 The package is lazy: the compiled operators load with ``ops``, ``nn`` or ``models``; ``reference``
 needs torch alone.

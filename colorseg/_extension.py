@@ -1,4 +1,4 @@
-"""Loads the compiled extension, with an error that names the cause and the command; says what was built."""
+"""Loads the compiled extension, or says what to do; tells what was built."""
 
 from types import ModuleType
 from typing import Any
@@ -16,9 +16,9 @@ def load() -> ModuleType:
         if "COLORSEG_CPU_ISA" in str(error):
             raise
         raise ImportError(
-            f"colorseg's compiled operators could not be loaded with torch {torch.__version__}: {error}. "
-            "Build them for this environment with `pip install .`, or `pip install -e .` to work in the "
-            "source tree; colorseg.reference works without them."
+            f"colorseg's compiled operators could not be loaded with torch {torch.__version__}: "
+            f"{error}. Build them for this environment with `pip install .`, or with "
+            "`pip install -e .` to work in the source tree; colorseg.reference works without them."
         ) from error
     return _C
 

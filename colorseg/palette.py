@@ -17,7 +17,8 @@ from torch import Tensor
 
 from colorseg._palette_files import read, write
 
-# 8-bit colors, darkest first.  horse24: the k-means palette of the CIFAR-10 horses, read off published
+# 8-bit colors, darkest first.  horse24: the k-means palette of the CIFAR-10 horses, read off
+# published
 # figures, so exact to 1/255.  sample24: Palette.fit of the embedded sample's training images.
 _PRESETS = {
     "horse24": (
@@ -204,7 +205,7 @@ def _kmeans(points: np.ndarray, k: int, seed: int) -> np.ndarray:
     """Cluster centers, (k, 3) float64."""
     try:
         from sklearn.cluster import KMeans
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+        from threadpoolctl import threadpool_limits
     except ImportError as error:
         raise ImportError(
             "fitting a palette needs scikit-learn: pip install 'colorseg[palette]'"

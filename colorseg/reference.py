@@ -1,7 +1,7 @@
-"""Every operator of :mod:`colorseg.ops` in the shortest plain torch: the specification the kernels are tested against.
+"""Every operator of :mod:`colorseg.ops` in the shortest plain torch: what the kernels must compute.
 
-Same names and signatures as :mod:`colorseg.ops`, whose docstrings explain the arguments.  It runs on any
-device and dtype torch supports and needs no compiled code.
+Same names and signatures as :mod:`colorseg.ops`, whose docstrings explain the arguments.  It runs
+on any device and dtype torch supports and needs no compiled code.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,10 @@ def conv2d(
     if skip is not None:
         x = torch.cat([x, skip], 1)
     if transposed:
-        return F.conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)
+        assert not isinstance(padding, str), "padding='same' needs no transposed convolution"
+        return F.conv_transpose2d(
+            x, weight, bias, stride, padding, output_padding, groups, dilation
+        )
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
 
@@ -85,12 +88,13 @@ def soft_iou_loss(
     reduction: str = "mean",
     process_group: Any = None,
 ) -> Tensor:
-    """``1 - (I + s) / (U + s')``, I = sum(x y), U = sum(x + y - x y): Rahman and Wang 2016, equation 5."""
+    """``1 - (I + s) / (U + s')``, I = sum(x y), U = sum(x + y - x y): Rahman and Wang, eq. 5."""
     numerator, denominator = smooth if isinstance(smooth, tuple) else (smooth, smooth)
-    ids = {"foreground": range(1, logits.shape[1]), "all": range(logits.shape[1])}.get(str(classes), classes)
+    if isinstance(classes, str):
+        classes = range(0 if classes == "all" else 1, logits.shape[1])
     target = target.long()  # torch takes uint8 156 for -100
-    x = logits.softmax(1)[:, list(ids)]  # type: ignore[arg-type]
-    y = torch.stack([target == c for c in ids], 1).to(x.dtype)  # type: ignore[union-attr]
+    x = logits.softmax(1)[:, list(classes)]
+    y = torch.stack([target.eq(c) for c in classes], 1).to(x.dtype)
     if ignore_index is not None:
         x = torch.where((target == ignore_index)[:, None], 0, x)
         y = torch.where((target == ignore_index)[:, None], 0, y)
@@ -99,14 +103,16 @@ def soft_iou_loss(
     loss = 1 - (intersection + numerator) / (union + denominator)  # (C,) or (N, C)
     if weight is not None:
         loss = loss * weight / weight.mean()
-    return {"mean": loss.mean, "sum": loss.sum, "none": lambda: loss}[reduction]()
+    return loss if reduction == "none" else loss.sum() if reduction == "sum" else loss.mean()
 
 
 def nearest_color(rgb: Tensor, palette: Tensor, *, dtype: torch.dtype = torch.int64) -> Tensor:
-    """Index of the palette color with the smallest Euclidean distance; ties go to the lowest index."""
+    """Index of the palette color at the smallest Euclidean distance, the lowest on ties."""
     if rgb.dtype == torch.uint8:
         rgb = rgb.to(palette.dtype) / 256
-    distance = (rgb[:, None] - palette.to(rgb.dtype)[:, :, None, None]).square().sum(2)  # (N, K, H, W)
+    distance = (
+        (rgb[:, None] - palette.to(rgb.dtype)[:, :, None, None]).square().sum(2)
+    )  # (N, K, H, W)
     return distance.argmin(1).to(dtype)
 
 
@@ -130,7 +136,12 @@ def color_cross_entropy(
         labels = nearest_color(target, palette)
     kept = labels != ignore_index
     loss = F.cross_entropy(
-        logits, labels, weight, ignore_index=ignore_index, label_smoothing=label_smoothing, reduction=reduction
+        logits,
+        labels,
+        weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        reduction=reduction,
     )
     if reduction == "mean" and not kept.any():  # torch gives NaN here
         loss = logits.sum() * 0

@@ -7,7 +7,13 @@ from torch import Tensor
 from colorseg import reference
 
 IN, SKIP, OUT = 4, 2, 6
-SHAPES = {"plain": (2, 8, 10), "odd": (3, 9, 7), "small": (4, 2, 4), "large": (1, 92, 94), "empty": (0, 8, 8)}
+SHAPES = {
+    "plain": (2, 8, 10),
+    "odd": (3, 9, 7),
+    "small": (4, 2, 4),
+    "large": (1, 92, 94),
+    "empty": (0, 8, 8),
+}
 CASES = {
     "3x3": {"padding": 1},
     "stride 2, skip": {"stride": 2, "padding": 1, "skip": True},
@@ -18,18 +24,34 @@ CASES = {
     "upsample2": {"padding": 1, "resample": "upsample2"},
     "upsample2, skip": {"padding": 1, "resample": "upsample2", "skip": True},
     "transposed": {"stride": 2, "padding": 1, "transposed": True, "output_padding": 1},
-    "transposed, skip, eps": {"stride": 2, "padding": 1, "transposed": True, "output_padding": 1, "skip": True, "eps": 0.1},
+    "transposed, skip, eps": {
+        "stride": 2,
+        "padding": 1,
+        "transposed": True,
+        "output_padding": 1,
+        "skip": True,
+        "eps": 0.1,
+    },
 }
 
 
 def make_inputs(
-    size, dtype, layout="contiguous", skip=False, kernel=3, bias=True, groups=1, transposed=False, **options
+    size,
+    dtype,
+    layout="contiguous",
+    skip=False,
+    kernel=3,
+    bias=True,
+    groups=1,
+    transposed=False,
+    **options,
 ) -> tuple[list[Tensor | None], dict[str, object]]:
     """[x, weight, bias, skip, bn_weight, bn_bias] and the remaining options of a case."""
     n, h, w = size
     channels = IN + (SKIP if skip else 0)
     shape = (channels, OUT // groups) if transposed else (OUT, channels // groups)
-    # small integers convolve without rounding, so that no window of a max-pool is tied in one dtype only
+    # small integers convolve without rounding, so that no window of a max-pool is tied in one
+    # dtype only
     draw = _integers if options.get("resample") == "maxpool2" else torch.randn
     tensors = [
         lay_out(draw(n, IN, h, w, dtype=dtype), layout),
@@ -58,7 +80,13 @@ def call(module, inputs, stats, **options) -> Tensor:
 
 
 def settled_cotangent(exact, training: bool, **options) -> Tensor:
-    """A cotangent that is 0 where the ReLU's input is within rounding of 0, where float32 may fall on the other side."""
+    """A cotangent that is 0 where the ReLU's input is so near 0 that float32 may flip its sign."""
     with torch.no_grad():
-        before = call(reference, exact, running_statistics(torch.float64), training=training, **{**options, "relu": False})
+        before = call(
+            reference,
+            exact,
+            running_statistics(torch.float64),
+            training=training,
+            **{**options, "relu": False},
+        )
     return torch.randn_like(before) * (before.abs() > 1e-4)

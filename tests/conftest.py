@@ -38,7 +38,7 @@ def fixed_seed() -> None:
 
 
 def assert_close(got: torch.Tensor, want: torch.Tensor, dtype: torch.dtype | None = None) -> None:
-    """Same shape, NaN and infinities in the same places, finite values within the tolerance of the dtype."""
+    """Same shape, NaN and infinities in place, finite values within the tolerance of the dtype."""
     assert got.shape == want.shape
     got64, want64 = got.detach().double(), want.detach().double()
     assert torch.equal(got64.isnan(), want64.isnan())
@@ -48,4 +48,6 @@ def assert_close(got: torch.Tensor, want: torch.Tensor, dtype: torch.dtype | Non
         return
     scale = max(1.0, want64[finite].abs().max().item())
     error = (got64[finite] - want64[finite]).abs().max().item() / scale
-    assert error <= TOLERANCE[dtype or got.dtype], f"error {error:.2e} of the largest value {scale:.3g}"
+    assert error <= TOLERANCE[dtype or got.dtype], (
+        f"error {error:.2e} of the largest value {scale:.3g}"
+    )

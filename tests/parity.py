@@ -1,4 +1,4 @@
-"""How an operator is compared with its float64 reference: the same numbers in any layout, forward and backward."""
+"""How an operator is compared with its float64 reference, forward and backward, in any layout."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -38,20 +38,30 @@ def double(x: Tensor | None) -> Tensor | None:
 
 def gradients(y: Tensor, inputs: Sequence[Tensor | None], cotangent: Tensor) -> list[Tensor]:
     """Gradients of every input that requires one."""
-    return list(torch.autograd.grad(y, [t for t in inputs if t is not None and t.requires_grad], cotangent))
+    return list(
+        torch.autograd.grad(y, [t for t in inputs if t is not None and t.requires_grad], cotangent)
+    )
 
 
 def check_parity(
-    op: Callable[..., Tensor], reference: Callable[..., Tensor], inputs: Sequence[Tensor | None], **options: Any
+    op: Callable[..., Tensor],
+    reference: Callable[..., Tensor],
+    inputs: Sequence[Tensor | None],
+    **options: Any,
 ) -> Tensor:
-    """Compare results and all gradients of ``op`` with ``reference`` in float64; return the result."""
+    """Compare result and gradients of ``op`` with ``reference`` in float64; return the result."""
     ours, exact = [leaf(t) for t in inputs], [double(t) for t in inputs]
     y, want = op(*ours, **options), reference(*exact, **options)
     assert_close(y, want)
     assert y.dtype == ours[0].dtype
     cotangent = torch.randn_like(want)
     got = gradients(y, ours, cotangent.to(y.dtype))
-    for g, t, ref in zip(got, [t for t in ours if t is not None and t.requires_grad], gradients(want, exact, cotangent), strict=True):
+    for g, t, ref in zip(
+        got,
+        [t for t in ours if t is not None and t.requires_grad],
+        gradients(want, exact, cotangent),
+        strict=True,
+    ):
         assert g.dtype == t.dtype
         assert_close(g, ref)
     return y.detach()

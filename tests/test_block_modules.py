@@ -1,4 +1,4 @@
-"""ConvBNReLU and SkipConv2d as modules: copies, modes, hooks, foreign children, empty batches, mistakes."""
+"""ConvBNReLU and SkipConv2d as modules: copies, modes, frozen parameters, empty batches."""
 
 import copy
 import io
@@ -79,7 +79,11 @@ def test_the_mode_is_that_of_the_batch_norm_child(monkeypatch):
     assert fused[1].num_batches_tracked == 0
 
 
-@pytest.mark.parametrize("frozen", [["0.weight"], ["0.weight", "0.bias"], ["1.weight"], ["1.weight", "1.bias"], None])
+@pytest.mark.parametrize(
+    "frozen",
+    [["0.weight"], ["0.weight", "0.bias"], ["1.weight"], ["1.weight", "1.bias"], None],
+    ids=str,
+)
 @pytest.mark.parametrize("training", [True, False])
 def test_frozen_parameters(frozen, training):
     fused, plain = twins()
@@ -116,7 +120,11 @@ def image_of_seed():
     return image()
 
 
-@pytest.mark.parametrize("options", [{}, {"resample": "maxpool2"}, {"resample": "upsample2"}, {"momentum": None}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"resample": "maxpool2"}, {"resample": "upsample2"}, {"momentum": None}],
+    ids=str,
+)
 def test_empty_batch_is_counted_and_changes_nothing_else(options):
     block = ConvBNReLU(*SIZES, **options)
     bn = next(m for m in block if isinstance(m, nn.BatchNorm2d))
@@ -133,7 +141,9 @@ def test_empty_batch_is_counted_and_changes_nothing_else(options):
 
 def test_one_value_per_channel_is_refused_in_training():
     block = ConvBNReLU(*SIZES)
-    with pytest.raises(RuntimeError, match=r"more than 1 value per channel, got a map of \(1, 4, 1, 1\)"):
+    with pytest.raises(
+        RuntimeError, match=r"more than 1 value per channel, got a map of \(1, 4, 1, 1\)"
+    ):
         block(torch.zeros(1, 3, 1, 1))
     assert block[1].num_batches_tracked == 0
     assert block.eval()(torch.zeros(1, 3, 1, 1)).shape == (1, 4, 1, 1)

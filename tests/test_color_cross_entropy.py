@@ -1,14 +1,20 @@
-"""color_cross_entropy against its float64 reference, and everything a registered operator promises."""
+"""color_cross_entropy against its float64 reference, and what a registered operator promises."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import assert_close
-from parity import DTYPES, LAYOUTS, check_parity, double, gradients, lay_out, leaf
+from parity import DTYPES, LAYOUTS, check_parity, gradients, lay_out, leaf
 
 from colorseg import ops, reference
 
-SHAPES = {"plain": (2, 5, 8, 10), "odd": (3, 24, 9, 7), "1x1": (4, 2, 1, 1), "large": (2, 24, 65, 70), "one class": (2, 1, 4, 4)}
+SHAPES = {
+    "plain": (2, 5, 8, 10),
+    "odd": (3, 24, 9, 7),
+    "1x1": (4, 2, 1, 1),
+    "large": (2, 24, 65, 70),
+    "one class": (2, 1, 4, 4),
+}
 CASES = {
     "mean": {},
     "sum": {"reduction": "sum"},
@@ -22,7 +28,7 @@ CASES = {
 
 
 def make_inputs(size, dtype, layout="contiguous", target="int64"):
-    """(logits, target, palette); an RGB target is far from ties, so that every dtype labels alike."""
+    """(logits, target, palette); an RGB target stays clear of ties, so every dtype labels alike."""
     n, c, h, w = size
     logits = lay_out(2 * torch.randn(size, dtype=dtype), layout)
     labels = torch.randint(0, c, (n, h, w))
@@ -57,14 +63,21 @@ def test_matches_reference(case, shape, target, layout, dtype):
         return reference.color_cross_entropy(logits, target, palette, **options)
 
     logits, labels, palette = inputs
-    check_parity(lambda z, **o: ops.color_cross_entropy(z, labels, palette, **o), lambda z, **o: exact(z, labels, palette, **o), [logits], **options)
+    check_parity(
+        lambda z, **o: ops.color_cross_entropy(z, labels, palette, **o),
+        lambda z, **o: exact(z, labels, palette, **o),
+        [logits],
+        **options,
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_gradcheck(case):
     logits, target, palette = make_inputs((2, 4, 3, 5), torch.float64, target="rgb")
     options = options_of(case, 4, torch.float64)
-    assert torch.autograd.gradcheck(lambda z: ops.color_cross_entropy(z, target, palette, **options), leaf(logits))
+    assert torch.autograd.gradcheck(
+        lambda z: ops.color_cross_entropy(z, target, palette, **options), leaf(logits)
+    )
 
 
 @pytest.mark.parametrize("target", ["int64", "uint8", "rgb8"])
@@ -73,7 +86,9 @@ def test_stats(target):
     logits[0, 2, :3] = logits[0, 4, :3] = 9.0  # ties: the first wins
     logits[1, 3, 2] = float("nan")  # counts as the largest
     got = ops.color_cross_entropy(logits, labels, palette, ignore_index=2, return_stats=True)
-    want = reference.color_cross_entropy(logits.double(), labels, palette, ignore_index=2, return_stats=True)
+    want = reference.color_cross_entropy(
+        logits.double(), labels, palette, ignore_index=2, return_stats=True
+    )
     assert all(torch.equal(a, b) for a, b in zip(got[1:], want[1:], strict=True))
     assert [t.dtype for t in got[1:]] == [torch.int64] * 3
     assert not any(t.requires_grad for t in got[1:])
@@ -109,7 +124,9 @@ def test_uint8_labels_are_not_minus_100():
     """156 is -100 modulo 256: it is a label, not ignored."""
     logits = torch.randn(1, 200, 2, 2)
     target = torch.full((1, 2, 2), 156)
-    assert_close(ops.color_cross_entropy(logits, target.byte()), F.cross_entropy(logits.double(), target))
+    assert_close(
+        ops.color_cross_entropy(logits, target.byte()), F.cross_entropy(logits.double(), target)
+    )
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -117,24 +134,38 @@ def test_nan_and_infinity_propagate(value):
     logits, labels, _ = make_inputs((2, 5, 8, 10), torch.float32)
     logits[0, 1, 2, 3] = value
     labels[0, 2, 3] = 2
-    check_parity(lambda z: ops.color_cross_entropy(z, labels, reduction="none"), lambda z: reference.color_cross_entropy(z, labels, reduction="none"), [logits])
+    check_parity(
+        lambda z: ops.color_cross_entropy(z, labels, reduction="none"),
+        lambda z: reference.color_cross_entropy(z, labels, reduction="none"),
+        [logits],
+    )
 
 
 def test_extreme_logits():
     """Large and far apart logits neither overflow nor lose the loss."""
-    logits = torch.tensor([[3e4, -3e4, 0.0], [-200.0, -201.0, -400.0], [88.0, 89.0, -88.0]])[:, :, None, None]
+    logits = torch.tensor([[3e4, -3e4, 0.0], [-200.0, -201.0, -400.0], [88.0, 89.0, -88.0]])[
+        :, :, None, None
+    ]
     for label in range(3):
         target = torch.full((3, 1, 1), label)
-        check_parity(lambda z, t=target: ops.color_cross_entropy(z, t, reduction="none"), lambda z, t=target: F.cross_entropy(z, t, reduction="none"), [logits])
+        check_parity(
+            lambda z, t=target: ops.color_cross_entropy(z, t, reduction="none"),
+            lambda z, t=target: F.cross_entropy(z, t, reduction="none"),
+            [logits],
+        )
 
 
 def test_error_of_exp_and_log():
     """-log softmax of two logits 0 and x is log(1 + exp(x)): within 4 ulp over the whole range."""
     x = torch.linspace(-80, 80, 100_001)
     logits = torch.stack([torch.zeros_like(x), x])[None, :, None]
-    got = ops.color_cross_entropy(logits, torch.zeros(1, 1, len(x), dtype=torch.long), reduction="none").flatten()
+    got = ops.color_cross_entropy(
+        logits, torch.zeros(1, 1, len(x), dtype=torch.long), reduction="none"
+    ).flatten()
     want = F.softplus(x.double())
-    ulp = torch.finfo(torch.float32).eps * torch.maximum(want, torch.ones_like(want))  # of lse, of which 0 is subtracted
+    ulp = torch.finfo(torch.float32).eps * torch.maximum(
+        want, torch.ones_like(want)
+    )  # of lse, of which 0 is subtracted
     assert ((got.double() - want).abs() / ulp).max() <= 4
 
 
@@ -166,19 +197,29 @@ def test_opcheck(target, reduction):
     logits, labels, palette = make_inputs((2, 5, 6, 4), torch.float32, "channels_last", target)
     arguments = leaf(logits), labels, palette, torch.rand(5), -100, 0.1, reduction, True
     torch.library.opcheck(torch.ops.colorseg.color_cross_entropy.default, arguments)
-    loss, lse, normalizer, *_ = torch.ops.colorseg.color_cross_entropy.default(logits, *arguments[1:])
+    loss, lse, normalizer, *_ = torch.ops.colorseg.color_cross_entropy.default(
+        logits, *arguments[1:]
+    )
     backward = loss, logits, labels, palette, arguments[3], lse, normalizer, -100, 0.1, reduction
-    torch.library.opcheck(torch.ops.colorseg.color_cross_entropy_backward.default, backward, test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(
+        torch.ops.colorseg.color_cross_entropy_backward.default,
+        backward,
+        test_utils=("test_schema", "test_faketensor"),
+    )
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiles_whole(backend):
     logits, rgb, palette = make_inputs((2, 5, 8, 10), torch.float32, target="rgb8")
-    compiled = torch.compile(lambda z: ops.color_cross_entropy(z.sin(), rgb, palette), fullgraph=True, backend=backend)
+    compiled = torch.compile(
+        lambda z: ops.color_cross_entropy(z.sin(), rgb, palette), fullgraph=True, backend=backend
+    )
     z = leaf(logits)
     eager = ops.color_cross_entropy(z.sin(), rgb, palette)
     assert_close(compiled(z), eager)
-    assert_close(gradients(compiled(z), [z], torch.ones(()))[0], gradients(eager, [z], torch.ones(()))[0])
+    assert_close(
+        gradients(compiled(z), [z], torch.ones(()))[0], gradients(eager, [z], torch.ones(()))[0]
+    )
 
 
 def test_second_derivative_is_refused():

@@ -17,20 +17,56 @@ def labels_with(*values):
 
 
 ERRORS = [
-    ({"logits": torch.zeros(2, 5, 4)}, RuntimeError, "logits must be (N, C, H, W), got 3 dimensions"),
+    (
+        {"logits": torch.zeros(2, 5, 4)},
+        RuntimeError,
+        "logits must be (N, C, H, W), got 3 dimensions",
+    ),
     ({"logits": torch.zeros(2, 0, 4, 4)}, RuntimeError, "logits must have at least one channel"),
-    ({"target": LABELS[:, :2]}, RuntimeError, "labels must be (N, H, W) = (2, 4, 4), got (2, 2, 4)"),
+    (
+        {"target": LABELS[:, :2]},
+        RuntimeError,
+        "labels must be (N, H, W) = (2, 4, 4), got (2, 2, 4)",
+    ),
     ({"target": LABELS.int()}, RuntimeError, "labels must be uint8, int64 or bool, got Int"),
-    ({"target": labels_with(7, 9)}, RuntimeError, "2 labels are outside 0..4 (the logits have 5 channels), the first is 7"),
-    ({"target": labels_with(-1)}, RuntimeError, "1 labels are outside 0..4 (the logits have 5 channels), the first is -1"),
-    ({"target": labels_with(255).byte()}, RuntimeError, "the first is 255; only ignore_index=-100 may be"),
+    (
+        {"target": labels_with(7, 9)},
+        RuntimeError,
+        "2 labels are outside 0..4 (the logits have 5 channels), the first is 7",
+    ),
+    (
+        {"target": labels_with(-1)},
+        RuntimeError,
+        "1 labels are outside 0..4 (the logits have 5 channels), the first is -1",
+    ),
+    (
+        {"target": labels_with(255).byte()},
+        RuntimeError,
+        "the first is 255; only ignore_index=-100 may be",
+    ),
     ({"target": RGB}, RuntimeError, "an RGB target needs a palette"),
-    ({"target": RGB, "palette": PALETTE[:4]}, RuntimeError, "the palette has 4 colors, the logits have 5 channels"),
-    ({"target": RGB, "palette": PALETTE[:0]}, RuntimeError, "palette must be (K, 3) with at least one color"),
+    (
+        {"target": RGB, "palette": PALETTE[:4]},
+        RuntimeError,
+        "the palette has 4 colors, the logits have 5 channels",
+    ),
+    (
+        {"target": RGB, "palette": PALETTE[:0]},
+        RuntimeError,
+        "palette must be (K, 3) with at least one color",
+    ),
     ({"target": RGB, "palette": PALETTE[:, :2]}, RuntimeError, "palette must be (K, 3)"),
     ({"target": RGB[:, :2], "palette": PALETTE}, RuntimeError, "RGB images must be (N, 3, H, W)"),
-    ({"target": RGB[:1], "palette": PALETTE}, RuntimeError, "the RGB target must be (2, 3, 4, 4) to match the logits"),
-    ({"target": RGB.int(), "palette": PALETTE}, TypeError, "an RGB target must be uint8 or floating point"),
+    (
+        {"target": RGB[:1], "palette": PALETTE},
+        RuntimeError,
+        "the RGB target must be (2, 3, 4, 4) to match the logits",
+    ),
+    (
+        {"target": RGB.int(), "palette": PALETTE},
+        TypeError,
+        "an RGB target must be uint8 or floating point",
+    ),
     ({"target": RGB, "palette": (PALETTE * 255).byte()}, TypeError, "divide 8-bit colors by 255"),
     ({"weight": torch.ones(4)}, RuntimeError, "weight must have shape (5), got (4)"),
     ({"label_smoothing": 1.5}, RuntimeError, "label_smoothing must be in 0..1, got 1.5"),

@@ -8,7 +8,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from colorseg import ops, reference
 
-SHAPES = {"plain": (2, 8, 10), "odd": (3, 9, 7), "1x1": (4, 1, 1), "large": (1, 65, 70), "empty": (0, 8, 8)}
+SHAPES = {
+    "plain": (2, 8, 10),
+    "odd": (3, 9, 7),
+    "1x1": (4, 1, 1),
+    "large": (1, 65, 70),
+    "empty": (0, 8, 8),
+}
 CASES = {
     "3x3": {"padding": 1},
     "1x1": {"kernel": 1},
@@ -27,14 +33,31 @@ CASES = {
 IN, SKIP, OUT = 4, 2, 6
 
 
-def make_inputs(size, dtype, layout="contiguous", skip=False, kernel=3, bias=True, groups=1, transposed=False, **options):
+def make_inputs(
+    size,
+    dtype,
+    layout="contiguous",
+    skip=False,
+    kernel=3,
+    bias=True,
+    groups=1,
+    transposed=False,
+    **options,
+):
     """(x, weight, bias, skip) and the remaining options of a case."""
     n, h, w = size
     channels = IN + (SKIP if skip else 0)
     k = kernel if isinstance(kernel, tuple) else (kernel, kernel)
-    weight = torch.randn((channels, OUT // groups, *k) if transposed else (OUT, channels // groups, *k), dtype=dtype)
+    weight = torch.randn(
+        (channels, OUT // groups, *k) if transposed else (OUT, channels // groups, *k), dtype=dtype
+    )
     x = lay_out(torch.randn(n, IN, h, w, dtype=dtype), layout)
-    tensors = x, weight, torch.randn(OUT, dtype=dtype) if bias else None, torch.randn(n, SKIP, h, w, dtype=dtype) if skip else None
+    tensors = (
+        x,
+        weight,
+        torch.randn(OUT, dtype=dtype) if bias else None,
+        torch.randn(n, SKIP, h, w, dtype=dtype) if skip else None,
+    )
     return tensors, {"groups": groups, "transposed": transposed, **options}
 
 
@@ -53,7 +76,9 @@ def test_matches_reference(case, shape, layout, dtype):
         y = check_parity(with_skip(ops.conv2d), with_skip(reference.conv2d), inputs, **options)
         x = inputs[0]
         last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-        assert y.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+        assert y.is_contiguous(
+            memory_format=torch.channels_last if last else torch.contiguous_format
+        )
 
 
 def test_layout_of_the_input_decides_even_with_a_channels_last_weight():
@@ -64,16 +89,26 @@ def test_layout_of_the_input_decides_even_with_a_channels_last_weight():
 
 @pytest.mark.parametrize("transposed", [False, True])
 def test_gradcheck(transposed):
-    inputs, options = make_inputs((2, 4, 5), torch.float64, skip=True, padding=1, stride=2, transposed=transposed)
+    inputs, options = make_inputs(
+        (2, 4, 5), torch.float64, skip=True, padding=1, stride=2, transposed=transposed
+    )
     leaves = [leaf(t) for t in inputs]
     assert torch.autograd.gradcheck(lambda *t: with_skip(ops.conv2d)(*t, **options), leaves)
 
 
-@pytest.mark.parametrize("prologue", [(False, False), (True, False), (True, True)], ids=["plain", "relu", "relu+upsample"])
+@pytest.mark.parametrize(
+    "prologue",
+    [(False, False), (True, False), (True, True)],
+    ids=["plain", "relu", "relu+upsample"],
+)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_prologue(prologue, layout):
     relu, upsample = prologue
-    x, weight, skip = torch.randn(2, 4, 5, 6), torch.randn(3, 6, 3, 3), torch.randn(2, 2, *((10, 12) if upsample else (5, 6)))
+    x, weight, skip = (
+        torch.randn(2, 4, 5, 6),
+        torch.randn(3, 6, 3, 3),
+        torch.randn(2, 2, *((10, 12) if upsample else (5, 6))),
+    )
     inputs = lay_out(x, layout), weight, torch.randn(3), skip, torch.randn(4), torch.randn(4)
 
     def op(x, weight, bias, skip, scale, shift):
@@ -91,27 +126,37 @@ def test_prologue(prologue, layout):
 
 @pytest.mark.parametrize("skip", [False, True])
 def test_opcheck(skip):
-    inputs, options = make_inputs((2, 5, 6), torch.float32, "channels_last", skip, padding=1)
+    inputs, _options = make_inputs((2, 5, 6), torch.float32, "channels_last", skip, padding=1)
     x, weight, bias, skipped = map(leaf, inputs)
     tail = ([1, 1], [1, 1, 1, 1], [1, 1], 1, False, [0, 0])
-    torch.library.opcheck(torch.ops.colorseg.conv2d.default, (x, weight, bias, skipped, None, None, False, False, *tail))
+    torch.library.opcheck(
+        torch.ops.colorseg.conv2d.default,
+        (x, weight, bias, skipped, None, None, False, False, *tail),
+    )
     plain = [None if t is None else t.detach() for t in (x, weight, skipped)]
     grad = torch.randn(2, OUT, 5, 6)
     needs = (True, True, True)
     torch.library.opcheck(
-        torch.ops.colorseg.conv2d_backward.default, (grad, *plain, None, None, False, False, *tail, *needs),
+        torch.ops.colorseg.conv2d_backward.default,
+        (grad, *plain, None, None, False, False, *tail, *needs),
         test_utils=("test_schema", "test_faketensor"),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiles_whole(backend):
     inputs, options = make_inputs((2, 8, 10), torch.float32, skip=True, padding=1)
     ours = [leaf(t) for t in inputs]
-    compiled = torch.compile(lambda *t: with_skip(ops.conv2d)(*t, **options).sin(), fullgraph=True, backend=backend)
+    compiled = torch.compile(
+        lambda *t: with_skip(ops.conv2d)(*t, **options).sin(), fullgraph=True, backend=backend
+    )
     y = with_skip(ops.conv2d)(*ours, **options).sin()
     assert_close(compiled(*ours), y)
-    for got, want in zip(gradients(compiled(*ours), ours, torch.ones_like(y)), gradients(y, ours, torch.ones_like(y)), strict=True):
+    for got, want in zip(
+        gradients(compiled(*ours), ours, torch.ones_like(y)),
+        gradients(y, ours, torch.ones_like(y)),
+        strict=True,
+    ):
         assert_close(got, want)
 
 
@@ -159,25 +204,37 @@ ERRORS = [
     ({"groups": 3}, RuntimeError, "expects 12 input channels"),
     ({"stride": 0}, RuntimeError, "stride and dilation must be positive"),
     ({"padding": -1}, RuntimeError, "padding must not be negative"),
-    ({"transposed": True, "weight": torch.zeros(4, 6, 3, 3), "output_padding": 1}, RuntimeError, "output_padding must be smaller"),
+    (
+        {"transposed": True, "weight": torch.zeros(4, 6, 3, 3), "output_padding": 1},
+        RuntimeError,
+        "output_padding must be smaller",
+    ),
     ({"output_padding": 1}, ValueError, "belongs to transposed"),
     ({"padding": "valid"}, ValueError, "padding must be an int, a pair of ints or 'same'"),
     ({"padding": "same", "stride": 2}, ValueError, "padding='same' needs stride 1"),
     ({"stride": (1, 2, 3)}, TypeError, "stride must be an int or a pair of ints"),
     ({"groups": 1.0}, TypeError, "groups must be an int"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("change", "error", "message"), ERRORS, ids=[e[2] for e in ERRORS])
 def test_errors(change, error, message):
-    arguments = {"x": torch.zeros(1, 4, 8, 8), "weight": torch.zeros(6, 4, 3, 3), "bias": torch.zeros(6), "padding": 1}
+    arguments = {
+        "x": torch.zeros(1, 4, 8, 8),
+        "weight": torch.zeros(6, 4, 3, 3),
+        "bias": torch.zeros(6),
+        "padding": 1,
+    }
     with pytest.raises(error) as raised:
         ops.conv2d(**{**arguments, **change})
     assert message in str(raised.value)
 
 
 def test_second_derivative_and_forward_mode_are_refused():
-    x, weight = torch.randn(1, 2, 4, 4, requires_grad=True), torch.randn(2, 2, 3, 3, requires_grad=True)
+    x, weight = (
+        torch.randn(1, 2, 4, 4, requires_grad=True),
+        torch.randn(2, 2, 3, 3, requires_grad=True),
+    )
     (grad,) = torch.autograd.grad(ops.conv2d(x, weight).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match=r"no second derivative.*colorseg\.unfuse"):
         grad.sum().backward()

@@ -24,7 +24,9 @@ def test_matches_reference(case, shape, layout, dtype, training):
     assert_close(y, want)
     assert_close(stats[0], exact_stats[0])
     assert_close(stats[1], exact_stats[1])
-    last = inputs[0].is_contiguous(memory_format=torch.channels_last) and not inputs[0].is_contiguous()
+    last = (
+        inputs[0].is_contiguous(memory_format=torch.channels_last) and not inputs[0].is_contiguous()
+    )
     assert y.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
     cotangent = settled_cotangent(exact, training, **options)
     got, ref = gradients(y, ours, cotangent.to(dtype)), gradients(want, exact, cotangent)
@@ -39,24 +41,40 @@ def test_gradcheck(resample, training):
     stats = running_statistics(torch.float64)
 
     def block(*tensors):
-        return call(ops, tensors, stats, training=training, padding=1, resample=resample, momentum=0.0)
+        return call(
+            ops, tensors, stats, training=training, padding=1, resample=resample, momentum=0.0
+        )
 
     assert torch.autograd.gradcheck(block, [leaf(t) for t in inputs])
 
 
 @pytest.mark.parametrize("resample", [None, "maxpool2", "upsample2"])
 def test_without_running_statistics_or_affine(resample):
-    (x, weight, bias, skip, _, _), _ = make_inputs((3, 8, 6), torch.float32)
+    (x, weight, bias, _skip, _, _), _ = make_inputs((3, 8, 6), torch.float32)
     exact = double(x), double(weight), double(bias)
-    y = ops.conv_bn_relu(x, weight, bias, None, None, None, None, training=True, padding=1, resample=resample)
-    assert_close(y, reference.conv_bn_relu(*exact, None, None, None, None, training=True, padding=1, resample=resample))
+    y = ops.conv_bn_relu(
+        x, weight, bias, None, None, None, None, training=True, padding=1, resample=resample
+    )
+    assert_close(
+        y,
+        reference.conv_bn_relu(
+            *exact, None, None, None, None, training=True, padding=1, resample=resample
+        ),
+    )
 
 
 def test_running_variance_is_unbiased_over_the_upsampled_map():
-    x, weight = torch.randn(1, 1, 1, 2, dtype=torch.float64), torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    x, weight = (
+        torch.randn(1, 1, 1, 2, dtype=torch.float64),
+        torch.ones(1, 1, 1, 1, dtype=torch.float64),
+    )
     mean, var = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-    ops.conv_bn_relu(x, weight, None, None, None, mean, var, training=True, momentum=1.0, resample="upsample2")
-    assert_close(var, F.interpolate(x, scale_factor=2).var().reshape(1))  # n / (n - 1) with n = 8, not 2
+    ops.conv_bn_relu(
+        x, weight, None, None, None, mean, var, training=True, momentum=1.0, resample="upsample2"
+    )
+    assert_close(
+        var, F.interpolate(x, scale_factor=2).var().reshape(1)
+    )  # n / (n - 1) with n = 8, not 2
 
 
 def test_empty_batch_leaves_the_statistics():
@@ -87,22 +105,44 @@ def test_nan_and_infinity_propagate(value, resample, training):
     stats = running_statistics(torch.float32, 2)
     y = ops.conv_bn_relu(x, weight, None, None, None, *stats, training=training, resample=resample)
     exact_stats = running_statistics(torch.float64, 2)
-    want = reference.conv_bn_relu(x.double(), weight.double(), None, None, None, *exact_stats, training=training, resample=resample)
+    want = reference.conv_bn_relu(
+        x.double(),
+        weight.double(),
+        None,
+        None,
+        None,
+        *exact_stats,
+        training=training,
+        resample=resample,
+    )
     assert_close(y, want)
     assert_close(stats[0], exact_stats[0])
 
 
 def test_maxpool_ties_and_nan_are_torch():
     """The first maximum wins a tie, the last NaN wins over everything, as the gradient shows."""
-    rows = [[1.0, 1.0, 2.0, 3.0], [1.0, 1.0, 3.0, 3.0], [float("nan"), 1.0, 5.0, float("nan")], [1.0, 2.0, float("nan"), 1.0]]
+    rows = [
+        [1.0, 1.0, 2.0, 3.0],
+        [1.0, 1.0, 3.0, 3.0],
+        [float("nan"), 1.0, 5.0, float("nan")],
+        [1.0, 2.0, float("nan"), 1.0],
+    ]
     x = torch.tensor(rows, dtype=torch.float64)[None, None]
     weight = torch.ones(1, 1, 1, 1, dtype=torch.float64)
     stats = torch.zeros(1).double(), torch.ones(1).double()
     for layout in (torch.contiguous_format, torch.channels_last):
-        leaves = [x.expand(1, 2, 4, 4).contiguous(memory_format=layout).requires_grad_() for _ in range(2)]
+        leaves = [
+            x.expand(1, 2, 4, 4).contiguous(memory_format=layout).requires_grad_() for _ in range(2)
+        ]
         weight2 = weight.expand(1, 2, 1, 1).contiguous()
-        results = [m.conv_bn_relu(v, weight2, None, None, None, *stats, relu=False, resample="maxpool2") for m, v in zip((ops, reference), leaves, strict=True)]
-        got, want = (torch.autograd.grad(y, v, torch.ones_like(y))[0] for y, v in zip(results, leaves, strict=True))
+        results = [
+            m.conv_bn_relu(v, weight2, None, None, None, *stats, relu=False, resample="maxpool2")
+            for m, v in zip((ops, reference), leaves, strict=True)
+        ]
+        got, want = (
+            torch.autograd.grad(y, v, torch.ones_like(y))[0]
+            for y, v in zip(results, leaves, strict=True)
+        )
         assert torch.equal(got, want)
 
 
@@ -112,8 +152,13 @@ def test_threads_give_the_same_bits():
     results, threads = [], torch.get_num_threads()
     for count in (1, 2):
         torch.set_num_threads(count)
-        leaves, stats = [leaf(x), leaf(torch.ones(4)), leaf(torch.zeros(4))], running_statistics(torch.float32, 4)
-        y = ops.conv_bn_relu(leaves[0], weight, None, *leaves[1:], *stats, training=True, resample="maxpool2")
+        leaves, stats = (
+            [leaf(x), leaf(torch.ones(4)), leaf(torch.zeros(4))],
+            running_statistics(torch.float32, 4),
+        )
+        y = ops.conv_bn_relu(
+            leaves[0], weight, None, *leaves[1:], *stats, training=True, resample="maxpool2"
+        )
         results.append([y.detach(), *stats, *torch.autograd.grad(y.square().sum(), leaves)])
     torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
@@ -136,13 +181,17 @@ def test_autocast(grad):
     with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(grad):
         y = call(ops, [leaf(t) for t in inputs], stats, training=grad, **options)
     assert y.dtype == (torch.float32 if grad else torch.bfloat16)
-    assert_close(y, call(reference, [double(t) for t in inputs], exact_stats, training=grad, **options))
+    assert_close(
+        y, call(reference, [double(t) for t in inputs], exact_stats, training=grad, **options)
+    )
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_compiles_whole(training, backend):
-    inputs, options = make_inputs((2, 8, 10), torch.float32, skip=True, padding=1, resample="maxpool2")
+    inputs, options = make_inputs(
+        (2, 8, 10), torch.float32, skip=True, padding=1, resample="maxpool2"
+    )
     ours, results = [leaf(t) for t in inputs], []
 
     def step(*tensors):

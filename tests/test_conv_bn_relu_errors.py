@@ -19,17 +19,41 @@ ARGUMENTS = {
 ERRORS = [
     ({"x": torch.zeros(4, 8, 8)}, RuntimeError, "x must be (N, C, H, W), got 3 dimensions"),
     ({"x": torch.zeros(2, 5, 8, 8)}, RuntimeError, "expects 4 input channels, got 5 in x"),
-    ({"skip": torch.zeros(2, 1, 8, 8)}, RuntimeError, "expects 4 input channels, got 4 in x and 1 in skip"),
+    (
+        {"skip": torch.zeros(2, 1, 8, 8)},
+        RuntimeError,
+        "expects 4 input channels, got 4 in x and 1 in skip",
+    ),
     ({"bn_weight": torch.ones(5)}, RuntimeError, "bn_weight must have shape (6), got (5)"),
-    ({"bn_bias": torch.zeros(6).half()}, RuntimeError, "bn_bias must have the dtype of x, Float, or float32, got Half"),
-    ({"running_mean": torch.zeros(6, 1)}, RuntimeError, "running_mean must have shape (6), got (6, 1)"),
+    (
+        {"bn_bias": torch.zeros(6).half()},
+        RuntimeError,
+        "bn_bias must have the dtype of x, Float, or float32, got Half",
+    ),
+    (
+        {"running_mean": torch.zeros(6, 1)},
+        RuntimeError,
+        "running_mean must have shape (6), got (6, 1)",
+    ),
     ({"running_mean": None, "running_var": None}, RuntimeError, "needed outside training"),
     ({"running_mean": None}, ValueError, "running_mean and running_var go together"),
-    ({"x": torch.zeros(1, 4, 3, 3), "training": True}, RuntimeError, "needs more than 1 value per channel"),
-    ({"x": torch.zeros(1, 4, 3, 3), "resample": "maxpool2"}, RuntimeError, "maxpool2 needs a map of at least 2 x 2"),
-    ({"resample": "maxpool3"}, ValueError, "resample must be None, 'maxpool2' or 'upsample2', got 'maxpool3'"),
+    (
+        {"x": torch.zeros(1, 4, 3, 3), "training": True},
+        RuntimeError,
+        "needs more than 1 value per channel",
+    ),
+    (
+        {"x": torch.zeros(1, 4, 3, 3), "resample": "maxpool2"},
+        RuntimeError,
+        "maxpool2 needs a map of at least 2 x 2",
+    ),
+    (
+        {"resample": "maxpool3"},
+        ValueError,
+        "resample must be None, 'maxpool2' or 'upsample2', got 'maxpool3'",
+    ),
     ({"residual": torch.zeros(2, 6, 6, 6)}, NotImplementedError, "residual is not built yet"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("change", "error", "message"), ERRORS, ids=[e[2] for e in ERRORS])
@@ -67,12 +91,28 @@ def test_opcheck(training, resample):
 
 @pytest.mark.parametrize("resample", ["none", "maxpool2", "upsample2"])
 def test_opcheck_backward(resample):
-    arguments = [t.detach() if isinstance(t, torch.Tensor) else t for t in schema_arguments(True, resample)]
+    arguments = [
+        t.detach() if isinstance(t, torch.Tensor) else t for t in schema_arguments(True, resample)
+    ]
     y, *saved = torch.ops.colorseg.conv_bn_relu.default(*arguments)
     x, weight, _, skip, bn_weight, bn_bias = arguments[:6]
-    backward = (torch.randn_like(y), x, weight, skip, bn_weight, bn_bias, *saved, *arguments[8:], True, True, True)
+    backward = (
+        torch.randn_like(y),
+        x,
+        weight,
+        skip,
+        bn_weight,
+        bn_bias,
+        *saved,
+        *arguments[8:],
+        True,
+        True,
+        True,
+    )
     checks = ("test_schema", "test_faketensor")
-    torch.library.opcheck(torch.ops.colorseg.conv_bn_relu_backward.default, backward, test_utils=checks)
+    torch.library.opcheck(
+        torch.ops.colorseg.conv_bn_relu_backward.default, backward, test_utils=checks
+    )
 
 
 def test_second_derivative_is_refused():

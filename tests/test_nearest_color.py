@@ -9,7 +9,13 @@ from colorseg import ops, reference
 from colorseg.palette import Palette
 
 HORSE24 = Palette.horse24().colors
-SHAPES = {"plain": (2, 8, 10), "odd": (3, 9, 7), "1x1": (4, 1, 1), "large": (2, 65, 70), "empty": (0, 8, 8)}
+SHAPES = {
+    "plain": (2, 8, 10),
+    "odd": (3, 9, 7),
+    "1x1": (4, 1, 1),
+    "large": (2, 65, 70),
+    "empty": (0, 8, 8),
+}
 
 
 def make_rgb(size, dtype, layout="contiguous"):
@@ -19,7 +25,9 @@ def make_rgb(size, dtype, layout="contiguous"):
     return lay_out(torch.rand(n, 3, h, w).to(dtype), layout)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.float32, torch.float64, torch.bfloat16], ids=str
+)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced", "expanded"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_matches_reference(shape, layout, dtype):
@@ -31,7 +39,7 @@ def test_matches_reference(shape, layout, dtype):
 
 
 def test_the_same_bits_as_the_float32_expression():
-    """On every color of an 8-bit cube's grid, so that instruction sets and torch label data alike."""
+    """On a grid of all 8-bit colors, so that instruction sets and torch label data alike."""
     steps = torch.arange(0, 256, 5, dtype=torch.uint8)
     rgb = torch.cartesian_prod(steps, steps, steps).T.reshape(1, 3, len(steps), -1)
     assert torch.equal(ops.nearest_color(rgb, HORSE24), reference.nearest_color(rgb, HORSE24))
@@ -65,12 +73,16 @@ def test_threads_give_the_same_bits():
 
 
 def test_opcheck():
-    torch.library.opcheck(torch.ops.colorseg.nearest_color.default, (make_rgb((2, 5, 6), torch.uint8), HORSE24))
+    torch.library.opcheck(
+        torch.ops.colorseg.nearest_color.default, (make_rgb((2, 5, 6), torch.uint8), HORSE24)
+    )
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiles_whole(backend):
-    compiled = torch.compile(lambda t: ops.nearest_color(t, HORSE24) + 1, fullgraph=True, backend=backend)
+    compiled = torch.compile(
+        lambda t: ops.nearest_color(t, HORSE24) + 1, fullgraph=True, backend=backend
+    )
     rgb = make_rgb((2, 8, 10), torch.uint8)
     assert_close(compiled(rgb), ops.nearest_color(rgb, HORSE24) + 1, torch.float64)
 
@@ -78,9 +90,19 @@ def test_compiles_whole(backend):
 RGB = torch.zeros(1, 3, 4, 4)
 ERRORS = [
     (torch.zeros(3, 4, 4), HORSE24, RuntimeError, "RGB images must be (N, 3, H, W), got (3, 4, 4)"),
-    (torch.zeros(1, 1, 4, 4), HORSE24, RuntimeError, "RGB images must be (N, 3, H, W), got (1, 1, 4, 4)"),
+    (
+        torch.zeros(1, 1, 4, 4),
+        HORSE24,
+        RuntimeError,
+        "RGB images must be (N, 3, H, W), got (1, 1, 4, 4)",
+    ),
     (RGB.int(), HORSE24, TypeError, "rgb must be uint8 or floating point"),
-    (RGB, HORSE24[:, :2], RuntimeError, "palette must be (K, 3) with at least one color, got (24, 2)"),
+    (
+        RGB,
+        HORSE24[:, :2],
+        RuntimeError,
+        "palette must be (K, 3) with at least one color, got (24, 2)",
+    ),
     (RGB, HORSE24[:0], RuntimeError, "palette must be (K, 3) with at least one color, got (0, 3)"),
     (RGB, HORSE24[0], RuntimeError, "palette must be (K, 3) with at least one color, got (3)"),
     (RGB, (HORSE24 * 255).to(torch.uint8), TypeError, "divide 8-bit colors by 255"),

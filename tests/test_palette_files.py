@@ -12,7 +12,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colorseg import _palette_files
 from colorseg.palette import Palette
 
 
@@ -56,7 +55,7 @@ class TestFiles:
         def full(descriptor: int) -> None:
             raise OSError("no space left")
 
-        monkeypatch.setattr(_palette_files.os, "fsync", full)
+        monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="no space left"):
             Palette(colors()).save(tmp_path / "p.json")
         assert os.listdir(tmp_path) == ["p.json"]

@@ -40,8 +40,14 @@ def exact_options(options):
 
 def compare(logits, labels, **options):
     """Parity of the loss and its gradient."""
-    dtyped = {k: v.to(logits.dtype) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
-    check_parity(lambda z: ops.soft_iou_loss(z, labels, **dtyped), lambda z: reference.soft_iou_loss(z, labels, **exact_options(options)), [logits])
+    dtyped = {
+        k: v.to(logits.dtype) if isinstance(v, torch.Tensor) else v for k, v in options.items()
+    }
+    check_parity(
+        lambda z: ops.soft_iou_loss(z, labels, **dtyped),
+        lambda z: reference.soft_iou_loss(z, labels, **exact_options(options)),
+        [logits],
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -50,13 +56,20 @@ def compare(logits, labels, **options):
 @pytest.mark.parametrize("case", CASES)
 def test_matches_reference(case, shape, layout, dtype):
     options = CASES[case]
-    compare(*make_inputs(SHAPES[shape], dtype, layout, ignore=options.get("ignore_index")), **options)
+    compare(
+        *make_inputs(SHAPES[shape], dtype, layout, ignore=options.get("ignore_index")), **options
+    )
 
 
 @pytest.mark.parametrize(("per", "reduction"), PAIRS)
 def test_reductions(per, reduction):
     logits, labels = make_inputs((3, 4, 9, 7), torch.float32)
-    options = {"per": per, "reduction": reduction, "classes": [1, 3], "weight": torch.tensor([1.0, 2.0])}
+    options = {
+        "per": per,
+        "reduction": reduction,
+        "classes": [1, 3],
+        "weight": torch.tensor([1.0, 2.0]),
+    }
     compare(logits, labels, **options)
     shape = {"none": (3, 2) if per == "image" else (2,)}.get(reduction, ())
     assert ops.soft_iou_loss(logits, labels, **options).shape == shape
@@ -77,7 +90,10 @@ def test_uint8_target_and_negative_ignore_index():
 @pytest.mark.parametrize(("per", "reduction"), PAIRS)
 def test_gradcheck(per, reduction):
     logits, labels = make_inputs((2, 3, 3, 5), torch.float64)
-    assert torch.autograd.gradcheck(lambda z: ops.soft_iou_loss(z, labels, per=per, reduction=reduction, classes="all"), leaf(logits))
+    assert torch.autograd.gradcheck(
+        lambda z: ops.soft_iou_loss(z, labels, per=per, reduction=reduction, classes="all"),
+        leaf(logits),
+    )
 
 
 def test_known_values():
@@ -133,19 +149,29 @@ def test_threads_give_the_same_bits():
 def test_opcheck(per_image):
     logits, labels = make_inputs((2, 3, 6, 4), torch.float32, "channels_last")
     options = [1, 2], per_image, 1e-6, 1e-6, None, torch.rand(2), "none"
-    torch.library.opcheck(torch.ops.colorseg.soft_iou_loss.default, (leaf(logits), labels, *options))
+    torch.library.opcheck(
+        torch.ops.colorseg.soft_iou_loss.default, (leaf(logits), labels, *options)
+    )
     loss, sums = torch.ops.colorseg.soft_iou_loss.default(logits, labels, *options)
-    torch.library.opcheck(torch.ops.colorseg.soft_iou_loss_backward.default, (loss, logits, labels, sums, *options), test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(
+        torch.ops.colorseg.soft_iou_loss_backward.default,
+        (loss, logits, labels, sums, *options),
+        test_utils=("test_schema", "test_faketensor"),
+    )
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiles_whole(backend):
     logits, labels = make_inputs((2, 3, 8, 10), torch.float32)
-    compiled = torch.compile(lambda z: ops.soft_iou_loss(z.sin(), labels), fullgraph=True, backend=backend)
+    compiled = torch.compile(
+        lambda z: ops.soft_iou_loss(z.sin(), labels), fullgraph=True, backend=backend
+    )
     z = leaf(logits)
     eager = ops.soft_iou_loss(z.sin(), labels)
     assert_close(compiled(z), eager)
-    assert_close(gradients(compiled(z), [z], torch.ones(()))[0], gradients(eager, [z], torch.ones(()))[0])
+    assert_close(
+        gradients(compiled(z), [z], torch.ones(()))[0], gradients(eager, [z], torch.ones(()))[0]
+    )
 
 
 def test_second_derivative_is_refused():
@@ -159,8 +185,16 @@ def test_second_derivative_is_refused():
 LOGITS, LABELS = torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.long)
 ERRORS = [
     ({"logits": torch.zeros(2, 3, 4)}, RuntimeError, "logits must be (N, C, H, W)"),
-    ({"logits": torch.zeros(2, 1, 4, 4), "classes": "all"}, RuntimeError, "at least 2 channels, background and foreground, got 1"),
-    ({"target": LABELS + 3}, RuntimeError, "32 labels are outside 0..2 (the logits have 3 channels), the first is 3; pass ignore_index"),
+    (
+        {"logits": torch.zeros(2, 1, 4, 4), "classes": "all"},
+        RuntimeError,
+        "at least 2 channels, background and foreground, got 1",
+    ),
+    (
+        {"target": LABELS + 3},
+        RuntimeError,
+        "32 labels are outside 0..2 (the logits have 3 channels), the first is 3; pass ignore",
+    ),
     ({"target": LABELS[:1]}, RuntimeError, "labels must be (N, H, W) = (2, 4, 4)"),
     ({"target": LABELS.float()}, RuntimeError, "labels must be uint8, int64 or bool, got Float"),
     ({"classes": []}, RuntimeError, "classes selects no class"),

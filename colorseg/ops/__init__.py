@@ -1,4 +1,4 @@
-"""The fused operators, functional.  ``colorseg.reference`` has the same functions in plain torch."""
+"""The fused operators, functional; ``colorseg.reference`` has the same in plain torch."""
 
 from colorseg._extension import load
 

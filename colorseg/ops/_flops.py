@@ -1,7 +1,7 @@
 """Floating-point operations of the convolutions, for ``torch.utils.flop_counter.FlopCounterMode``.
 
-Nominal, as torch counts: two per multiply-add, taps on zero padding included, nothing for batch norm
-and losses; what a kernel saves by folding an upsample is not taken off.
+Nominal, as torch counts: two per multiply-add, taps on zero padding included, nothing for batch
+norm and losses; what a kernel saves by folding an upsample is not taken off.
 """
 
 from typing import Any
@@ -32,9 +32,7 @@ def _conv2d_backward(grad_y, x, weight, *rest, out_shape=None, **kwargs):  # typ
     return _forward(x, weight, rest[4], rest[5:11]) * (needs_input + needs_weight)
 
 
-@register_flop_formula(
-    [torch.ops.colorseg.conv_bn_relu, torch.ops.colorseg.conv_bn_relu_inference]
-)
+@register_flop_formula([torch.ops.colorseg.conv_bn_relu, torch.ops.colorseg.conv_bn_relu_inference])
 def _conv_bn_relu(x, weight, *rest, out_shape=None, **kwargs):  # type: ignore[no-untyped-def]
     return _forward(x, weight, rest[9], rest[10:16])
 

@@ -31,7 +31,13 @@ def pair(name: str, value: Size) -> list[int]:
 
 
 def conv_options(
-    weight: Tensor, stride: Size, padding: Size | str, dilation: Size, groups: int, transposed: bool, output_padding: Size
+    weight: Tensor,
+    stride: Size,
+    padding: Size | str,
+    dilation: Size,
+    groups: int,
+    transposed: bool,
+    output_padding: Size,
 ) -> ConvOptions:
     """Validated options of a convolution with ``weight``."""
     if not isinstance(groups, int):
@@ -39,20 +45,35 @@ def conv_options(
     strides, dilations = pair("stride", stride), pair("dilation", dilation)
     extra = pair("output_padding", output_padding)
     if extra != [0, 0] and not transposed:
-        raise ValueError("output_padding belongs to transposed convolutions; pass transposed=True or leave it 0")
-    return ConvOptions(strides, _padding(weight, padding, strides, dilations, transposed), dilations, groups, transposed, extra)
+        raise ValueError(
+            "output_padding belongs to transposed convolutions; pass transposed=True or leave it 0"
+        )
+    return ConvOptions(
+        strides,
+        _padding(weight, padding, strides, dilations, transposed),
+        dilations,
+        groups,
+        transposed,
+        extra,
+    )
 
 
-def _padding(weight: Tensor, padding: Size | str, stride: list[int], dilation: list[int], transposed: bool) -> list[int]:
+def _padding(
+    weight: Tensor, padding: Size | str, stride: list[int], dilation: list[int], transposed: bool
+) -> list[int]:
     if not isinstance(padding, str):
         vertical, horizontal = pair("padding", padding)
         return [vertical, vertical, horizontal, horizontal]
     if padding != "same":
         raise ValueError(f"padding must be an int, a pair of ints or 'same', got {padding!r}")
     if transposed or stride != [1, 1]:
-        raise ValueError("padding='same' needs stride 1 and no transposed convolution; pass the padding in numbers")
+        raise ValueError(
+            "padding='same' needs stride 1 and no transposed convolution; pass numbers instead"
+        )
     total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=False)]
-    return [n for t in total for n in (t // 2, t - t // 2)]  # torch: the odd one goes right and bottom
+    return [
+        n for t in total for n in (t // 2, t - t // 2)
+    ]  # torch: the odd one goes right and bottom
 
 
 def conv_output_size(size: Sequence[int], kernel: Sequence[int], o: ConvOptions) -> list[int]:
@@ -75,4 +96,8 @@ def output_size(x: Tensor, weight: Tensor, upsample: bool, o: ConvOptions) -> li
     torch._check(weight.dim() == 4, lambda: f"weight must have 4 dimensions, got {weight.dim()}")
     channels = weight.shape[1] * o.groups if o.transposed else weight.shape[0]
     scale = 2 if upsample else 1
-    return [x.shape[0], channels, *conv_output_size([scale * n for n in x.shape[2:]], weight.shape[2:], o)]
+    return [
+        x.shape[0],
+        channels,
+        *conv_output_size([scale * n for n in x.shape[2:]], weight.shape[2:], o),
+    ]

@@ -11,15 +11,17 @@ _autocast_library = torch.library.Library("colorseg", "IMPL")
 
 
 def check_device(op: str, x: Tensor) -> None:
-    """Raise where ``op`` has no kernel for the device of ``x``, or ``x`` carries a forward-mode tangent."""
+    """Raise if ``op`` has no kernel for the device of ``x``, or ``x`` carries a tangent."""
     if x.device.type not in ("cpu", "meta"):
         raise RuntimeError(
-            f"{op} has no kernel for {x.device.type} tensors in this build of colorseg; move them to the CPU, "
-            "or run the model in plain torch: colorseg.unfuse(model)"
+            f"{op} has no kernel for {x.device.type} tensors in this build of colorseg; "
+            "move them to the CPU, or run the model in plain torch: colorseg.unfuse(model)"
         )
-    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None:  # else silently dropped
+    # forward mode would drop the tangent without a word
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None:
         raise RuntimeError(
-            f"{op} has no forward-mode derivative; use reverse mode, colorseg.reference.{op}, or colorseg.unfuse(model)"
+            f"{op} has no forward-mode derivative; "
+            f"use reverse mode, colorseg.reference.{op}, or colorseg.unfuse(model)"
         )
 
 
@@ -29,8 +31,12 @@ def needs_grad(*tensors: Tensor | None) -> bool:
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """channels_last iff ``x`` is dense in that order and not plainly contiguous: the layout of every output."""
-    if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+    """The layout of outputs: channels_last iff ``x`` is dense in that order alone."""
+    if (
+        x.dim() == 4
+        and not x.is_contiguous()
+        and x.is_contiguous(memory_format=torch.channels_last)
+    ):
         return torch.channels_last
     return torch.contiguous_format
 
@@ -42,7 +48,7 @@ def empty(like: Tensor, size: Sequence[int], dtype: torch.dtype | None = None) -
 
 
 def defined(grad: Tensor) -> Tensor | None:
-    """Backward operators return an empty tensor for a gradient nobody asked for; autograd wants None."""
+    """None for the empty tensor that stands for a gradient nobody asked for."""
     return None if grad.dim() == 1 and grad.numel() == 0 else grad
 
 
@@ -90,6 +96,6 @@ def _cast(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 def computed_in_float32(call: Callable[..., Any], x: Tensor, *others: Tensor | None) -> Any:
-    """``call(x, *others)`` with half tensors widened, the first result back in the dtype of ``x``."""
+    """``call(x, *others)`` with half tensors widened, the result back in the dtype of ``x``."""
     y = call(x.float(), *(None if t is None else t.float() for t in others))
     return y.to(x.dtype)

@@ -1,4 +1,4 @@
-"""``color_cross_entropy``: cross-entropy against labels or against RGB pixels quantised on the way."""
+"""``color_cross_entropy``: cross-entropy against labels, or RGB pixels quantised on the way."""
 
 from typing import Any
 
@@ -24,14 +24,15 @@ def color_cross_entropy(
     reduction: str = "mean",
     return_stats: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Cross-entropy per pixel, in one pass over the logits; no label map or probabilities are stored.
+    """Cross-entropy per pixel in one pass over the logits; stores no label map, no probabilities.
 
-    Equivalent to :func:`colorseg.reference.color_cross_entropy`, which is ``F.cross_entropy`` except that
-    a batch whose pixels are all ignored has the mean 0 with zero gradient, not NaN.
+    Equivalent to :func:`colorseg.reference.color_cross_entropy`, which is ``F.cross_entropy``
+    except that a batch whose pixels are all ignored has the mean 0 with zero gradient, not NaN.
 
     Args:
         logits: (N, C, H, W), float32 or float64; half types are computed in float32.
-        target: labels (N, H, W), uint8 or int64, or RGB (N, 3, H, W), uint8 (divided by 256) or floating point.
+        target: labels (N, H, W), uint8 or int64, or RGB (N, 3, H, W), uint8 (divided by 256) or
+            floating point.
         palette: (C, 3), floating point in [0, 1]; needed for, and only used with, an RGB target.
         weight: (C,), one per class.
         ignore_index: pixels with this label count nowhere; -100 matches no uint8 label.
@@ -39,19 +40,22 @@ def color_cross_entropy(
         soft_neighbors: not available yet.
         soft_sigma: width of the soft targets in RGB.
         reduction: "mean" over the (weighted) pixels not ignored, "sum", or "none" for (N, H, W).
-        return_stats: also return argmax (N, H, W) int64 and the numbers of correct and valid (not ignored)
-            pixels, int64 scalars; none of them is differentiable.
+        return_stats: also return argmax (N, H, W) int64 and the numbers of correct and valid (not
+            ignored) pixels, int64 scalars; none of them is differentiable.
 
     Returns:
         The loss, float32 for half logits, or ``(loss, argmax, correct, valid)``.
 
     Raises:
-        RuntimeError: shapes do not fit; a label is out of range (its value and the number of such labels are named).
+        RuntimeError: shapes do not fit; a label is out of range (its value and the number of such
+            labels are named).
         TypeError, ValueError: a dtype or option is not one of those above.
     """
     check_device("color_cross_entropy", logits)
     if soft_neighbors:
-        raise NotImplementedError("soft_neighbors is not built yet; leave it 0 and use label_smoothing instead")
+        raise NotImplementedError(
+            "soft_neighbors is not built yet; leave it 0 and use label_smoothing instead"
+        )
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
     if target.dim() == 4:
@@ -68,12 +72,20 @@ def color_cross_entropy(
 
 @torch.library.register_fake("colorseg::color_cross_entropy")
 def _(logits, target, palette, weight, ignore_index, label_smoothing, reduction, return_stats):  # type: ignore[no-untyped-def]
-    torch._check(logits.dim() == 4, lambda: f"logits must be (N, C, H, W), got {logits.dim()} dimensions")
+    torch._check(
+        logits.dim() == 4, lambda: f"logits must be (N, C, H, W), got {logits.dim()} dimensions"
+    )
     pixels = (logits.shape[0], *logits.shape[2:])
     loss = logits.new_empty(pixels if reduction == "none" else ())
     argmax = logits.new_empty(pixels if return_stats else (0,), dtype=torch.int64)
     counts = [logits.new_empty((), dtype=torch.int64) for _ in range(2)]
-    return loss, logits.new_empty(pixels), logits.new_empty((), dtype=torch.float64), argmax, *counts
+    return (
+        loss,
+        logits.new_empty(pixels),
+        logits.new_empty((), dtype=torch.float64),
+        argmax,
+        *counts,
+    )
 
 
 @torch.library.register_fake("colorseg::color_cross_entropy_backward")
@@ -91,9 +103,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Any, ...]:
     grad = None
     if grad_loss is not None:
-        grad = torch.ops.colorseg.color_cross_entropy_backward.default(grad_loss, *ctx.saved_tensors, *ctx.options)
+        grad = torch.ops.colorseg.color_cross_entropy_backward.default(
+            grad_loss, *ctx.saved_tensors, *ctx.options
+        )
     return grad, *[None] * 7
 
 
-torch.library.register_autograd("colorseg::color_cross_entropy", _backward, setup_context=_setup_context)
+torch.library.register_autograd(
+    "colorseg::color_cross_entropy", _backward, setup_context=_setup_context
+)
 refuse_second_derivative("color_cross_entropy_backward")

@@ -1,5 +1,6 @@
 """``conv2d``: convolution or transposed convolution, of two inputs without joining them first."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,11 +38,14 @@ def conv2d(
     Equivalent to :func:`colorseg.reference.conv2d`.
 
     Args:
-        x: (N, C, H, W), any strides; float32, float64, or bfloat16/float16 (in float32 where a gradient is needed).
-        weight: (C_out, (C + C_skip) / groups, kH, kW), transposed (C + C_skip, C_out / groups, kH, kW).
+        x: (N, C, H, W), any strides; float32, float64, or bfloat16/float16 (in float32 where a
+            gradient is needed).
+        weight: (C_out, (C + C_skip) / groups, kH, kW), transposed (C + C_skip, C_out / groups, kH,
+            kW).
         bias: (C_out,) or None.
         stride: int or pair, as dilation and output_padding.
-        padding: int, pair, or ``"same"`` (stride 1): for even kernels the extra column is right and bottom.
+        padding: int, pair, or ``"same"`` (stride 1): for even kernels the extra column is right
+            and bottom.
         dilation: spacing of the kernel's taps.
         groups: as in ``torch.nn.functional.conv2d``.
         transposed: the gradient of a convolution, ``F.conv_transpose2d``.
@@ -58,19 +62,19 @@ def conv2d(
     check_device("conv2d", x)
     options = conv_options(weight, stride, padding, dilation, groups, transposed, output_padding)
     if in_float32(x, weight, bias, skip):
-        return computed_in_float32(lambda *t: _call(*t, options), x, weight, bias, skip)
-    return _call(x, weight, bias, skip, options)
+        return computed_in_float32(partial(_call, options), x, weight, bias, skip)
+    return _call(options, x, weight, bias, skip)
 
 
 def in_float32(x: Tensor, *others: Tensor | None) -> bool:
-    """Whether a half tensor has to be widened: on the CPU there is bfloat16 inference and nothing else."""
+    """Whether half tensors must be widened: the CPU has bfloat16 inference and nothing else."""
     if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return False
     return x.dtype == torch.float16 or (x.dtype == torch.bfloat16 and needs_grad(x, *others))
 
 
-def _call(x: Tensor, weight: Tensor, bias: Tensor | None, skip: Tensor | None, options: ConvOptions) -> Tensor:
-    return torch.ops.colorseg.conv2d.default(x, weight, bias, skip, *NO_PROLOGUE, *options)
+def _call(options: ConvOptions, *tensors: Tensor | None) -> Tensor:
+    return torch.ops.colorseg.conv2d.default(*tensors, *NO_PROLOGUE, *options)
 
 
 @torch.library.register_fake("colorseg::conv2d")
@@ -86,7 +90,7 @@ def _(grad_y, x, weight, skip, in_scale, in_shift, in_relu, in_upsample, *rest):
 def fake_gradients(  # type: ignore[no-untyped-def]
     out_channels, x, weight, skip, in_scale, needs_input, needs_weight, needs_bias
 ):
-    """Empty gradients of (x, weight, bias, skip, in_scale, in_shift), of size 0 where not needed."""
+    """Fake gradients of (x, weight, bias, skip, in_scale, in_shift), empty where not needed."""
 
     def like(t: Tensor | None, needed: bool) -> Tensor:
         return empty(x, t.shape) if needed and t is not None else x.new_empty(0)

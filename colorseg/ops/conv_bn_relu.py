@@ -49,13 +49,18 @@ def conv_bn_relu(
     upsample, on a quarter of the pixels, which changes nothing but rounding.
 
     Args:
-        x: (N, C, H, W), any strides; float32, float64, or bfloat16/float16 (in float32 where a gradient is needed).
-        weight, bias, stride, padding, dilation, groups, transposed, output_padding, skip: as in :func:`conv2d`.
-        bn_weight: (C_out,) or None, in the dtype of ``x`` or float32, as bn_bias, running_mean and running_var.
+        x: (N, C, H, W), any strides; float32, float64, or bfloat16/float16 (in float32 where a
+            gradient is needed).
+        weight, bias, stride, padding, dilation, groups, transposed, output_padding, skip: as in
+            :func:`conv2d`.
+        bn_weight: (C_out,) or None, in the dtype of ``x`` or float32, as bn_bias, running_mean and
+            running_var.
         bn_bias: (C_out,) or None.
         running_mean: (C_out,) or None; updated in place when training, as by ``F.batch_norm``.
-        running_var: (C_out,) or None; the unbiased variance of the map that batch norm sees in the written order.
-        resample: None, ``"maxpool2"`` or ``"upsample2"`` (nearest), between convolution and batch norm.
+        running_var: (C_out,) or None; the unbiased variance of the map that batch norm sees in the
+            written order.
+        resample: None, ``"maxpool2"`` or ``"upsample2"`` (nearest), between convolution and batch
+            norm.
         training: normalise by the statistics of the batch.
         momentum: weight of the batch in the running statistics.
         eps: added to the variance.
@@ -71,7 +76,9 @@ def conv_bn_relu(
     """
     check_device("conv_bn_relu", x)
     if residual is not None:
-        raise NotImplementedError("residual is not built yet; add it after a block with relu=False, then apply the ReLU")
+        raise NotImplementedError(
+            "residual is not built yet; add it after a block with relu=False, then apply the ReLU"
+        )
     if resample is not None and resample not in RESAMPLE:
         raise ValueError(f"resample must be None, 'maxpool2' or 'upsample2', got {resample!r}")
     if (running_mean is None) != (running_var is None):
@@ -97,7 +104,7 @@ def conv_bn_relu(
 def _update_running_statistics(
     running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, y: Tensor, momentum: float
 ) -> None:
-    """Move the running statistics, (C,), towards those of the batch; ``y`` has the size of what batch norm saw."""
+    """Move running statistics, (C,), towards the batch's; ``y`` has the size batch norm saw."""
     count = y.shape[0] * y.shape[2] * y.shape[3]
     if count == 0:
         return
@@ -134,13 +141,17 @@ def _(*args):  # type: ignore[no-untyped-def]
 
 @torch.library.register_fake("colorseg::conv_bn_relu_backward")
 def _(grad_y, x, weight, skip, bn_weight, bn_bias, pre_bn, argmax, mean, var, in_scale, *rest):  # type: ignore[no-untyped-def]
-    *conv, grad_in_scale, grad_in_shift = fake_gradients(grad_y.shape[1], x, weight, skip, in_scale, *rest[-3:])
+    *conv, grad_in_scale, grad_in_shift = fake_gradients(
+        grad_y.shape[1], x, weight, skip, in_scale, *rest[-3:]
+    )
     bn = [x.new_empty(0) if t is None else torch.empty_like(t) for t in (bn_weight, bn_bias)]
     return *conv, *bn, grad_in_scale, grad_in_shift
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, weight, _bias, skip, bn_weight, bn_bias, _mean, _var, in_scale, in_shift, *ctx.options = inputs
+    x, weight, _bias, skip, bn_weight, bn_bias, _mean, _var, in_scale, in_shift, *ctx.options = (
+        inputs
+    )
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, weight, skip, bn_weight, bn_bias, *output[1:], in_scale, in_shift)

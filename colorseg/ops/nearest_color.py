@@ -40,7 +40,9 @@ def check_rgb(name: str, rgb: Tensor) -> None:
 def check_palette(palette: Tensor) -> None:
     """Raise unless the dtype is floating point."""
     if not palette.is_floating_point():
-        raise TypeError(f"palette must be floating point in [0, 1], got {palette.dtype}; divide 8-bit colors by 255")
+        raise TypeError(
+            f"palette must be floating point, got {palette.dtype}; divide 8-bit colors by 255"
+        )
 
 
 @torch.library.register_fake("colorseg::nearest_color")

@@ -24,44 +24,60 @@ def soft_iou_loss(
 ) -> Tensor:
     """Soft intersection over union: ``1 - (I + s) / (U + s')``, I = sum(x y), U = sum(x + y - x y).
 
-    x is the softmax of the logits, y the mask of a class (Rahman and Wang 2016, equation 5, which has no
-    smoothing).  Equivalent to :func:`colorseg.reference.soft_iou_loss`; no probability tensor is stored.
+    x is the softmax of the logits, y the mask of a class (Rahman and Wang 2016, equation 5, which
+    has no
+    smoothing).  Equivalent to :func:`colorseg.reference.soft_iou_loss`; no probability tensor is
+    stored.
 
     Args:
         logits: (N, C, H, W) with C >= 2, float32 or float64; half types are computed in float32.
         target: labels (N, H, W), uint8, int64 or bool.
-        classes: "foreground" (all but 0), "all", or a list of ids; a class absent from the target counts too.
+        classes: "foreground" (all but 0), "all", or a list of ids; a class absent from the target
+            counts too.
         per: "batch" sums over all pixels of the batch, "image" per image.
         smooth: s, or (numerator, denominator).
         ignore_index: pixels with this label leave both sums.
         weight: (number of selected classes,), scaled to mean 1.
-        reduction: "mean" or "sum" over classes (and images), or "none" for (classes,) or (N, classes).
+        reduction: "mean" or "sum" over classes (and images), or "none" for (classes,) or (N,
+            classes).
         process_group: not available yet; the loss is of the local batch.
 
     Returns:
         The loss, float32 for half logits.
 
     Raises:
-        RuntimeError: shapes do not fit; a label is out of range (its value and the number of such labels are named).
+        RuntimeError: shapes do not fit; a label is out of range (its value and the number of such
+            labels are named).
         TypeError, ValueError: an option is not one of those above.
     """
     check_device("soft_iou_loss", logits)
     if process_group is not None:
-        raise NotImplementedError("process_group is not built yet; average the loss over ranks, or use per='image'")
+        raise NotImplementedError(
+            "process_group is not built yet; average the loss over ranks, or use per='image'"
+        )
     if per not in ("batch", "image"):
         raise ValueError(f"per must be 'batch' or 'image', got {per!r}")
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
     if logits.dtype in (torch.bfloat16, torch.float16):
         logits = logits.float()
-    options = (_class_ids(classes, logits), per == "image", *_smoothing(smooth), ignore_index, weight, reduction)
+    options = (
+        _class_ids(classes, logits),
+        per == "image",
+        *_smoothing(smooth),
+        ignore_index,
+        weight,
+        reduction,
+    )
     return torch.ops.colorseg.soft_iou_loss.default(logits, target, *options)[0]
 
 
 def _class_ids(classes: str | Sequence[int], logits: Tensor) -> list[int]:
     if isinstance(classes, str):
         if classes not in ("foreground", "all"):
-            raise ValueError(f"classes must be 'foreground', 'all' or a list of ids, got {classes!r}")
+            raise ValueError(
+                f"classes must be 'foreground', 'all' or a list of ids, got {classes!r}"
+            )
         return list(range(0 if classes == "all" else 1, logits.shape[1] if logits.dim() > 1 else 2))
     ids = list(classes)
     if not all(isinstance(i, int) for i in ids):
@@ -78,9 +94,13 @@ def _smoothing(smooth: float | tuple[float, float]) -> tuple[float, float]:
 
 @torch.library.register_fake("colorseg::soft_iou_loss")
 def _(logits, target, classes, per_image, numerator, denominator, ignore_index, weight, reduction):  # type: ignore[no-untyped-def]
-    torch._check(logits.dim() == 4, lambda: f"logits must be (N, C, H, W), got {logits.dim()} dimensions")
+    torch._check(
+        logits.dim() == 4, lambda: f"logits must be (N, C, H, W), got {logits.dim()} dimensions"
+    )
     size = [logits.shape[0], len(classes)] if per_image else [len(classes)]
-    sums = logits.new_empty(logits.shape[0] if per_image else 1, len(classes), 2, dtype=torch.float64)
+    sums = logits.new_empty(
+        logits.shape[0] if per_image else 1, len(classes), 2, dtype=torch.float64
+    )
     return logits.new_empty(size if reduction == "none" else []), sums
 
 

@@ -34,8 +34,8 @@ class Config:
         num_filters: filters of the first convolution.
         reshuffle: draw new batches in every epoch; False keeps those of one shuffle, as in the
             course (see ``colorseg.training.seeding``).
-        palette: a name or path that ``Palette.named`` takes; ``"auto"`` is sample24 for the embedded
-            sample and horse24 for everything else.
+        palette: a name or path that ``Palette.named`` takes; ``"auto"`` is sample24 for the
+            embedded sample and horse24 for everything else.
         classes: CIFAR-10 classes to use, by name or number; None for all.
         download: let ``colorseg.data.load`` download the pictures.
 
