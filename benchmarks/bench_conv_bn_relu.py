@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from layers import TRANSPOSED, Layer
-from peers import TIES, operator_case
+from peers import EXACT, TIES, operator_case
 from torch import Tensor
 
 from colorseg import ops, reference
@@ -51,10 +51,10 @@ def cases() -> Iterator[Case]:
             after = 3 + bool(layer.skip)
             gradients = (*conv, after, after + 1) if conv else ()
             labels = ("conv_bn_relu", layer.name, direction)
-            flops = layer.flops(backward=bool(conv))
             yield operator_case(
-                labels, *pair, tensors(layer), gradients=gradients, allowed=TIES, flops=flops
-            )
+                labels, *pair, tensors(layer), gradients=gradients,
+                allowed=TIES if conv else EXACT, flops=layer.flops(backward=bool(conv)),
+            )  # fmt: skip
 
 
 if __name__ == "__main__":

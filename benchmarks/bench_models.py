@@ -51,10 +51,8 @@ def contestants(network: type[nn.Module], batch: int, training: bool) -> dict[st
     images, labels = torch.rand(batch, *SIZE), torch.randint(24, (batch, *SIZE[1:]))
     plain = unfuse(copy.deepcopy(model))
     made = {"ours": Contestant(model, default_layout(images), labels, ops.color_cross_entropy)}
-    for name, lay_out in (*LAYOUTS.items(), ("reference", double)):
-        twin = copy.deepcopy(plain).to(
-            double(images).dtype if name == "reference" else images.dtype
-        )
+    for name, lay_out in {**LAYOUTS, "reference": double}.items():
+        twin = copy.deepcopy(plain).to(lay_out(images).dtype)
         if name == "channels_last":
             twin = twin.to(memory_format=torch.channels_last)
         made[name] = Contestant(twin, lay_out(images), labels, F.cross_entropy)
@@ -74,7 +72,8 @@ def model_case(network: type[nn.Module], batch: int, training: bool) -> Case:
     calls = {who: c.step if training else c.infer for who, c in made.items()}
     sizes = models.summary(reference.model, SIZE)
     return Case(
-        "models", network.__name__, (batch, *SIZE), "float32", direction, calls.pop("ours"), calls, check,
+        "models", network.__name__, (batch, *SIZE), "float32", direction,
+        calls.pop("ours"), calls, check,
         flops=2 * batch * sizes.total("connections") * (3 if training else 1),
     )  # fmt: skip
 

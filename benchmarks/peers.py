@@ -1,4 +1,4 @@
-"""What the operators' benchmarks share: eager PyTorch in two memory layouts, and the parity check."""
+"""What the benchmarks share: eager PyTorch in two memory layouts, and the parity check."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -12,8 +12,9 @@ from colorseg.benchmark import Case, ParityError
 Function = Callable[..., Tensor]
 Layout = Callable[[Tensor], Tensor]
 
-EXACT = 1e-5  # error allowed, see check_parity; float32 makes about 1e-6
-TIES = 2e-3  # where rounding decides a ReLU, an argmax or a nearest color here and there
+# Errors allowed, see check_parity.  float32 makes 1e-6, a network of PyTorch's 1.4e-5; but where
+# rounding decides a ReLU or a nearest color, one value in a million can make 1e-3.
+EXACT, TIES = 5e-5, 1e-2
 
 
 def default_layout(t: Tensor) -> Tensor:
@@ -38,7 +39,7 @@ LAYOUTS: dict[str, Layout] = {"eager": default_layout, "channels_last": channels
 def bind(
     function: Function, inputs: Sequence[Tensor], gradients: Sequence[int], lay_out: Layout
 ) -> Callable[[], list[Tensor]]:
-    """``function`` of its own copies of ``inputs``, then the gradients of those at ``gradients``."""
+    """``function`` of its own copies of the inputs, and the gradients of those at ``gradients``."""
     own = [lay_out(t) for t in inputs]
     leaves = [own[i].requires_grad_() for i in gradients]
 
@@ -55,25 +56,25 @@ def bind(
 
 
 def check_parity(want: Sequence[Tensor], who: str, got: Sequence[Tensor], allowed: float) -> None:
-    """Raise ParityError unless ``got`` is ``want``, up to a small error.
+    """Raise ParityError unless ``got`` is ``want``: a result, and its gradients up to ``allowed``.
 
     The error is the norm of the difference divided by the norm, so that a few flipped ties pass but
-    not one wrong line; what is 0 but for rounding (the gradient of a bias in front of batch norm) is
-    compared with the largest result instead.
+    not one wrong line; the norm of what is 0 but for rounding (the gradient of a bias in front of
+    batch norm) is replaced by 1 % of the largest.
     """
     norms = [w.double().norm().item() for w in want]
     for i, (g, w, norm) in enumerate(zip(got, want, norms, strict=True)):
+        limit = EXACT if i == 0 < len(want) - 1 else allowed  # a map in front of gradients
         error = (g.double() - w.double()).norm().item() / max(norm, 1e-2 * max(norms))
-        if not error <= allowed:  # NaN is an error too
+        if not error <= limit:  # NaN is an error too
             size = "x".join(map(str, w.shape))
-            raise ParityError(
-                f"{who}: result {i} ({size}) is {error:.1e} off, allowed is {allowed}"
-            )
+            raise ParityError(f"{who}: result {i} ({size}) is {error:.1e} off, limit {limit:.0e}")
 
 
 def operator_case(
     labels: tuple[str, str, str], ours: Function, reference: Function, inputs: Sequence[Tensor], *,
-    gradients: Sequence[int] = (), plain: Function | None = None, allowed: float = EXACT, **work: Any,
+    gradients: Sequence[int] = (), plain: Function | None = None, allowed: float = EXACT,
+    **work: Any,
 ) -> Case:  # fmt: skip
     """The case (op, name, direction): all functions take ``inputs`` and give one tensor.
 

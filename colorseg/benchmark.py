@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def machine() -> dict[str, object]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    cpu = models[0] if models else platform.processor() or platform.machine()
+    cpu = next(iter(models), platform.processor() or platform.machine())
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "machine": f"{cpu}, {os.cpu_count()} CPUs",
@@ -193,7 +194,7 @@ def parser() -> argparse.ArgumentParser:
 def main(cases: Iterable[Case], argv: Sequence[str] | None = None) -> int:
     """Do what the command line says; exit code 1 if a result is wrong, 2 for a user's mistake."""
     try:
-        run(cases, **vars(parser().parse_args(argv)), report=print)
+        run(cases, **vars(parser().parse_args(argv)), report=partial(print, flush=True))
     except (ParityError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, ParityError) else 2

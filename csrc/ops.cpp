@@ -22,8 +22,8 @@ STABLE_TORCH_LIBRARY(colorseg, m) {
       "grad_in_scale, "
       "Tensor grad_in_shift)");
   // resample: "none" | "maxpool2" | "upsample2"; training: normalise by batch statistics.  Besides
-  // y it returns what backward needs: BN's input, the max-pool's argmax, and the mean and biased
-  // variance used.
+  // y it returns what backward needs: BN's input, the max-pool's argmax (2 bits each), and the mean
+  // and biased variance used.
   m.def(
       "conv_bn_relu(Tensor x, Tensor weight, Tensor? bias, Tensor? skip, Tensor? bn_weight, "
       "Tensor? bn_bias, "

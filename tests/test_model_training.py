@@ -105,12 +105,12 @@ def shapes(n, generator):
     return grey, label
 
 
-def learn(network, steps=40):
-    """Losses of the first and of the last step."""
+def learn(network, steps=50):
+    """Losses of the first step and of the last five."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     model = network(num_filters=8, num_colors=3)
-    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    optimizer = torch.optim.Adam(model.parameters(), 0.03)
     losses = []
     for _ in range(steps):
         grey, label = shapes(16, generator)
@@ -124,6 +124,6 @@ def learn(network, steps=40):
 
 def test_networks_learn_and_skips_help():
     first, unet = learn(UNet)
-    _, pool = learn(PoolUpsampleNet)
+    _, pool = learn(PoolUpsampleNet)  # its 4 x 4 cells are larger than the squares
     assert unet < 0.3 * first
-    assert unet < pool < 0.7 * first
+    assert unet < 0.8 * pool < 0.5 * first

@@ -121,8 +121,10 @@ def _load_safetensors(path: Path, network: str) -> StoredWeights:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-        stored = json.loads(metadata["palette"]) if "palette" in metadata else None
-        palette = Palette(torch.tensor(stored["rgb"]), str(stored["name"])) if stored else None
+        palette = None
+        if "palette" in metadata:
+            stored = json.loads(metadata["palette"])
+            palette = Palette(torch.tensor(stored["rgb"]), str(stored["name"]))
     except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is not a readable colorseg weights file: {error}") from error
     if metadata.get("network", network) != network:

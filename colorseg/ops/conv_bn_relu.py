@@ -11,6 +11,7 @@ from colorseg.ops._registration import (
     computed_in_float32,
     defined,
     empty,
+    memory_format,
     needs_grad,
     refuse_second_derivative,
     register_autocast,
@@ -122,6 +123,14 @@ def _fake_maps(args: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
     return empty(x, (n, c, scale * h, scale * w)), empty(x, (n, c, h, w), _wide(x.dtype))
 
 
+def _packed_size(pre_bn: Tensor) -> int:
+    """Bytes of a max-pool's argmax: 4 codes in each, every plane starts a new one."""
+    n, c, h, w = pre_bn.shape
+    if memory_format(pre_bn) == torch.channels_last:
+        return n * ((c * h * w + 3) // 4)
+    return n * c * ((h * w + 3) // 4)
+
+
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -134,7 +143,7 @@ def _(*args):  # type: ignore[no-untyped-def]
 @torch.library.register_fake("colorseg::conv_bn_relu")
 def _(*args):  # type: ignore[no-untyped-def]
     y, pre_bn = _fake_maps(args)
-    argmax = empty(args[0], pre_bn.shape if args[18] == "maxpool2" else (0,), torch.uint8)
+    argmax = y.new_empty(_packed_size(pre_bn) if args[18] == "maxpool2" else 0, dtype=torch.uint8)
     mean, var = (y.new_empty(y.shape[1], dtype=torch.float64) for _ in range(2))
     return y, pre_bn, argmax, mean, var
 

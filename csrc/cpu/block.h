@@ -37,87 +37,81 @@ struct Moments {
 
 // Mean and variance per channel from (count, mean, M2) per tile, merged by Chan's formula in
 // double.
-inline Moments merge_moments(const Map& map, const std::vector<double>& partial) {
+inline Moments merge_moments(const Map& map, const TileSums& mean, const TileSums& m2) {
   Moments m{std::vector<double>(map.channels), std::vector<double>(map.channels)};
   std::vector<double> count(map.channels);
-  for_each_partial(map, partial, 2, [&](int64_t c, int64_t tile, const double* part) {
+  for_each_tile_sum(map, [&](int64_t c, int64_t tile, int64_t i) {
     const double n = double(tile_at(map, tile).run().pixels), total = count[c] + n;
-    const double delta = part[0] - m.mean[c];
-    m.mean[c] = count[c] == 0 ? part[0] : (count[c] * m.mean[c] + n * part[0]) / total;
-    m.var[c] += part[1] + (count[c] == 0 ? 0 : delta * delta * count[c] * n / total);
+    const double delta = mean.values[i] - m.mean[c];
+    m.var[c] += m2.values[i] + (count[c] == 0 ? 0 : delta * delta * count[c] * n / total);
+    m.mean[c] =
+        count[c] == 0 ? mean.values[i] : (count[c] * m.mean[c] + n * mean.values[i]) / total;
     count[c] = total;
   });
   for (int64_t c = 0; c < map.channels; ++c) m.var[c] /= count[c];
   return m;
 }
 
-// Where the per-tile results of a tile's channels stand.
-inline int64_t partial_at(const Map& map, const TileAt& tile) {
-  return tile.index * map.interleaved();
+template <typename T>
+Moments statistics(const Map& map, const T* x) {
+  TileSums mean(map), m2(map);
+  for_each_tile<T>(map, [&](const TileAt& tile, Scratch<T>) {
+    kernels<T>().moments(tile.run(), x + tile.offset, mean.at(tile), m2.at(tile));
+  });
+  return merge_moments(map, mean, m2);
 }
 
-// The statistics of x; with `pooled`, of its 2x2 max-pool, which is written on the way with its
-// argmax.
+// The 2x2 max-pool of x with its argmax in 2 bits, and the statistics of the pooled map.
 template <typename T>
-Moments statistics(const Map& map, const T* x, T* pooled, uint8_t* argmax) {
-  std::vector<double> partial(map.tiles() * map.interleaved() * 2),
-      mean(map.tiles() * map.interleaved()), m2(mean);
-  for_each_tile<T>(map, [&](const TileAt& tile, T*) {
-    if (pooled)
-      kernels<T>().maxpool2(tile.shape, x + tile.full_offset, pooled + tile.offset,
-                            argmax + tile.offset);
-    const int64_t at = partial_at(map, tile);
-    kernels<T>().moments(tile.run(), (pooled ? pooled : x) + tile.offset, &mean[at], &m2[at]);
+Moments pool_and_statistics(const Map& map, const T* x, T* pooled, uint8_t* argmax) {
+  TileSums mean(map), m2(map);
+  for_each_tile<T>(map, [&](const TileAt& tile, Scratch<T> scratch) {
+    T* to = pooled + tile.offset;
+    kernels<T>().maxpool2(tile.shape, x + tile.full_offset, to, scratch.codes);
+    isa().pack_codes(tile.values(), scratch.codes, argmax + tile.packed_offset);
+    kernels<T>().moments(tile.run(), to, mean.at(tile), m2.at(tile));
   });
-  for (size_t i = 0; i < mean.size(); ++i) partial[2 * i] = mean[i], partial[2 * i + 1] = m2[i];
-  return merge_moments(map, partial);
-}
-
-template <typename T>
-void maxpool(const Map& map, const T* x, T* pooled, uint8_t* argmax) {
-  for_each_tile<T>(map, [&](const TileAt& tile, T*) {
-    kernels<T>().maxpool2(tile.shape, x + tile.full_offset, pooled + tile.offset,
-                          argmax + tile.offset);
-  });
+  return merge_moments(map, mean, m2);
 }
 
 // y = relu((x - center) * scale + offset), replicated 2x2 with `upsample`.
 template <typename T>
 void normalize(const Map& map, const T* x, const ChannelAffine<T>& affine, bool relu, bool upsample,
                T* y) {
-  for_each_tile<T>(map, [&](const TileAt& tile, T* scratch) {
-    T* to = upsample ? scratch : y + tile.offset;
+  for_each_tile<T>(map, [&](const TileAt& tile, Scratch<T> scratch) {
+    T* to = upsample ? scratch.values : y + tile.offset;
     kernels<T>().affine_relu(tile.run(), x + tile.offset, affine.from(tile.channel), relu, to);
-    if (upsample) kernels<T>().upsample2(tile.shape, scratch, y + tile.full_offset);
+    if (upsample) kernels<T>().upsample2(tile.shape, to, y + tile.full_offset);
   });
 }
 
+// Per channel [C]: sums of g and of g * (x - center), where g is the gradient behind the ReLU.
 struct GradientSums {
-  std::vector<double> g,
-      gx;  // [C]: sums of g and g * (x - center), with g the gradient behind the ReLU
+  std::vector<double> g, gx;
 };
 
 // The gradient of one tile of the normalised map: the sum over each 2x2 square if y was upsampled.
 template <typename T>
-const T* tile_gradient(const TileAt& tile, const T* grad_y, bool upsampled, T* scratch) {
+const T* tile_gradient(const TileAt& tile, const T* grad_y, bool upsampled, Scratch<T> scratch) {
   if (!upsampled) return grad_y + tile.offset;
-  kernels<T>().upsample2_backward(tile.shape, grad_y + tile.full_offset, scratch);
-  return scratch;
+  kernels<T>().upsample2_backward(tile.shape, grad_y + tile.full_offset, scratch.values);
+  return scratch.values;
 }
 
 template <typename T>
 GradientSums gradient_sums(const Map& map, const T* grad_y, const T* x,
                            const ChannelAffine<T>& affine, bool relu, bool upsampled) {
-  std::vector<double> g(map.tiles() * map.interleaved()), gx(g);
-  for_each_tile<T>(map, [&](const TileAt& tile, T* scratch) {
-    const int64_t at = partial_at(map, tile);
-    kernels<T>().backward_sums(tile.run(), tile_gradient(tile, grad_y, upsampled, scratch),
-                               x + tile.offset, affine.from(tile.channel), relu, &g[at], &gx[at]);
+  TileSums g(map), gx(map);
+  for_each_tile<T>(map, [&](const TileAt& tile, Scratch<T> scratch) {
+    const T* grad = tile_gradient(tile, grad_y, upsampled, scratch);
+    kernels<T>().backward_sums(tile.run(), grad, x + tile.offset, affine.from(tile.channel), relu,
+                               g.at(tile), gx.at(tile));
   });
   GradientSums sums{std::vector<double>(map.channels), std::vector<double>(map.channels)};
-  for_each_partial(map, g, 1, [&](int64_t c, int64_t, const double* part) { sums.g[c] += *part; });
-  for_each_partial(map, gx, 1,
-                   [&](int64_t c, int64_t, const double* part) { sums.gx[c] += *part; });
+  for_each_tile_sum(map, [&](int64_t c, int64_t, int64_t i) {
+    sums.g[c] += g.values[i];
+    sums.gx[c] += gx.values[i];
+  });
   return sums;
 }
 
@@ -127,14 +121,14 @@ template <typename T>
 void gradient_apply(const Map& map, const T* grad_y, const T* x, const ChannelAffine<T>& affine,
                     bool relu, bool upsampled, const ChannelAffine<T>& out, bool statistics,
                     const uint8_t* argmax, T* grad_x) {
-  for_each_tile<T>(map, [&](const TileAt& tile, T* scratch) {
-    const T* g = tile_gradient(tile, grad_y, upsampled, scratch);
-    T* to = argmax ? scratch : grad_x + tile.offset;
-    kernels<T>().backward_apply(tile.run(), g, x + tile.offset, affine.from(tile.channel), relu,
+  for_each_tile<T>(map, [&](const TileAt& tile, Scratch<T> scratch) {
+    const T* grad = tile_gradient(tile, grad_y, upsampled, scratch);
+    T* to = argmax ? scratch.values : grad_x + tile.offset;
+    kernels<T>().backward_apply(tile.run(), grad, x + tile.offset, affine.from(tile.channel), relu,
                                 out.from(tile.channel), statistics, to);
-    if (argmax)
-      kernels<T>().maxpool2_backward(tile.shape, scratch, argmax + tile.offset,
-                                     grad_x + tile.full_offset);
+    if (!argmax) return;
+    isa().unpack_codes(tile.values(), argmax + tile.packed_offset, scratch.codes);
+    kernels<T>().maxpool2_backward(tile.shape, to, scratch.codes, grad_x + tile.full_offset);
   });
 }
 

@@ -51,18 +51,16 @@ template <typename T>
 PreBatchNorm prepare(const Map& map, const BlockShape& s, const Tensor& z,
                      const BatchNormOptions& bn) {
   PreBatchNorm p{z, new_tensor(z, {0}, ScalarType::Byte), {}};
-  T* pooled = nullptr;
-  uint8_t* argmax = nullptr;
+  const bool statistics_needed = bn.batch_statistics && s.normalized() > 0;
   if (s.resample == Resample::kMaxPool2) {
     p.x = new_tensor(z, sizes_of(map), z.scalar_type(), map.channels_last);
-    p.argmax = new_tensor(z, sizes_of(map), ScalarType::Byte, map.channels_last);
-    pooled = p.x.mutable_data_ptr<T>();
-    argmax = p.argmax.mutable_data_ptr<uint8_t>();
+    p.argmax = new_tensor(z, {map.planes() * map.packed_plane()}, ScalarType::Byte);
+    p.moments = pool_and_statistics(map, z.const_data_ptr<T>(), p.x.mutable_data_ptr<T>(),
+                                    p.argmax.mutable_data_ptr<uint8_t>());
+  } else if (statistics_needed) {
+    p.moments = statistics(map, z.const_data_ptr<T>());
   }
-  if (bn.batch_statistics && s.normalized() > 0) {
-    p.moments = statistics(map, z.const_data_ptr<T>(), pooled, argmax);
-  } else {
-    if (pooled) maxpool(map, z.const_data_ptr<T>(), pooled, argmax);
+  if (!statistics_needed) {
     p.moments = {doubles_of(bn.running_mean, map.channels, 0),
                  doubles_of(bn.running_var, map.channels, 1)};
   }

@@ -11,6 +11,8 @@ bool supported() {
 }  // namespace
 const Isa avx512_isa = {"avx512",
                         supported,
+                        avx512::pack_codes,
+                        avx512::unpack_codes,
                         avx512::labels_from<int64_t>,
                         avx512::labels_from<uint8_t>,
                         avx512::table<float>(),

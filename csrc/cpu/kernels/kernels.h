@@ -91,6 +91,9 @@ struct Kernels {
 struct Isa {
   const char* name;
   bool (*supported)();
+  // a max-pool's argmax, 2 bits per value, and back
+  void (*pack_codes)(int64_t count, const uint8_t* codes, uint8_t* packed);
+  void (*unpack_codes)(int64_t count, const uint8_t* packed, uint8_t* codes);
   // int32 labels from ready ones, -1 where label == ignore; returns how many others are outside 0
   // .. classes - 1
   int64_t (*labels_from_int64)(int64_t pixels, const int64_t* target, int64_t classes,

@@ -134,4 +134,23 @@ void upsample2_backward(Tile t, const T* grad_full, T* grad) {
   for_each_line(t, Upsample2Backward<T>{grad_full, grad, t.channels, t.full_width * t.channels});
 }
 
+// Four codes of 2 bits in a byte, the first one lowest; the last byte is filled up with zeros.
+inline void pack_codes(int64_t count, const uint8_t* __restrict codes, uint8_t* __restrict packed) {
+  const int64_t whole = count / 4;
+  for (int64_t i = 0; i < whole; ++i) {
+    packed[i] = static_cast<uint8_t>(codes[4 * i] | codes[4 * i + 1] << 2 | codes[4 * i + 2] << 4 |
+                                     codes[4 * i + 3] << 6);
+  }
+  if (count % 4 == 0) return;
+  packed[whole] = 0;
+  for (int64_t i = 4 * whole; i < count; ++i) {
+    packed[whole] = static_cast<uint8_t>(packed[whole] | codes[i] << 2 * (i % 4));
+  }
+}
+
+inline void unpack_codes(int64_t count, const uint8_t* __restrict packed,
+                         uint8_t* __restrict codes) {
+  for (int64_t i = 0; i < count; ++i) codes[i] = packed[i / 4] >> 2 * (i % 4) & 3;
+}
+
 }  // namespace colorseg::cpu::COLORSEG_ISA

@@ -5,6 +5,8 @@
 namespace colorseg::cpu {
 const Isa scalar_isa = {"scalar",
                         [] { return true; },
+                        scalar::pack_codes,
+                        scalar::unpack_codes,
                         scalar::labels_from<int64_t>,
                         scalar::labels_from<uint8_t>,
                         scalar::table<float>(),
