@@ -3,6 +3,7 @@
 import copy
 import sys
 from collections.abc import Callable, Iterator
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,10 @@ class Contestant:
 
     def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, loss: Loss) -> None:
         self.model, self.images, self.labels, self.loss = model, images, labels, loss
-        self.optimizer = torch.optim.Adam(model.parameters(), fused=True)
+
+    @cached_property  # inference does without it, and without the seconds of its import
+    def optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.model.parameters(), fused=True)
 
     def step(self) -> None:
         """Forward, loss, backward, fused Adam."""

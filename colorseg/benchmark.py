@@ -151,8 +151,7 @@ def run(
     than 20; ``quick``: 5), no such case, or a CSV file with other columns.
     """
     least = QUICK_ROUNDS if quick else ROUNDS
-    rounds = least if rounds is None else rounds
-    if rounds < least:
+    if (rounds := least if rounds is None else rounds) < least:
         raise ValueError(f"rounds must be at least {least} for a stable median, got {rounds}")
     if threads is not None:
         torch.set_num_threads(threads)

@@ -79,6 +79,17 @@ def test_the_mode_is_that_of_the_batch_norm_child(monkeypatch):
     assert fused[1].num_batches_tracked == 0
 
 
+def test_statistics_may_be_switched_off_later():
+    fused, plain = twins()
+    fused[1].track_running_stats = plain[1].track_running_stats = False
+    x = image()
+    assert_close(fused(x), plain(x))
+    assert fused[1].running_mean.eq(0).all()
+    assert fused[1].num_batches_tracked == 0
+    fused.eval(), plain.eval()  # the buffers are still there, and used
+    assert_close(fused(x), plain(x))
+
+
 @pytest.mark.parametrize(
     "frozen",
     [["0.weight"], ["0.weight", "0.bias"], ["1.weight"], ["1.weight", "1.bias"], None],

@@ -10,6 +10,7 @@ import torch
 from conftest import assert_close
 from plain_twins import count_fused_calls, plain_block, train_steps
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import colorseg
 from colorseg.models import ConvTransposeNet, PoolUpsampleNet, UNet
@@ -136,6 +137,14 @@ def test_subclasses_of_blocks_come_back_too():
     assert type(own) is nn.Sequential
     assert type(colorseg.fuse(own)) is Own
     assert type(halved) is Halved  # torch knows no twin of it
+
+
+def test_a_parametrised_skip_convolution_still_works():
+    conv = weight_norm(SkipConv2d(5, 4, 3))
+    x, skip = torch.randn(2, 3, 8, 8), torch.randn(2, 2, 8, 8)
+    want = nn.functional.conv2d(torch.cat([x, skip], 1), conv.weight, conv.bias)
+    assert_close(conv(x, skip), want, torch.float32)
+    assert_close(colorseg.unfuse(conv)(torch.cat([x, skip], 1)), want, torch.float32)
 
 
 def test_an_optimizer_stays_valid():

@@ -1,4 +1,4 @@
-"""What importing colorseg loads, what it says where it cannot load, and which way its modules depend."""
+"""What importing colorseg loads, its errors where that fails, and who may import whom."""
 
 import ast
 import importlib.machinery

@@ -1,4 +1,4 @@
-"""Sizes of the networks: the table and the closed formulas of the assignment, and counts done by hand."""
+"""Sizes of the networks: table and closed formulas of the assignment, connections counted."""
 
 import copy
 
