@@ -17,7 +17,9 @@ def test_only_the_stable_abi_is_used():
     """So that one binary serves every torch from 2.11 on."""
     undefined = symbols(str(_C.__file__), "--undefined-only")
     assert any("aoti_torch_" in line for line in undefined)
-    assert [line for line in undefined if "at::" in line or "c10::" in line or "torch::" in line] == []
+    assert [
+        line for line in undefined if "at::" in line or "c10::" in line or "torch::" in line
+    ] == []
 
 
 def test_kernels_export_nothing():

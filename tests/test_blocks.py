@@ -7,7 +7,7 @@ from plain_twins import plain_block, train_steps
 from torch import nn
 
 from colorseg.nn import ConvBNReLU, SkipConv2d
-from colorseg.nn.blocks import conv_padding
+from colorseg.nn.padding import conv_padding
 
 KERNELS = (1, 2, 3, 4, 5, 7)
 OPTIONS = {

@@ -199,6 +199,11 @@ ERRORS = [
     ({"x": torch.zeros(1, 4, 1, 1), "padding": 0}, RuntimeError, "a kernel of 3 x 3 does not fit"),
     ({"weight": torch.zeros(6, 4, 3)}, RuntimeError, "weight must have 4 dimensions"),
     ({"weight": torch.zeros(6, 4, 3, 3).double()}, RuntimeError, "weight must have the dtype of x"),
+    (
+        {"x": torch.zeros(1, 4, 8, 8).half()},
+        RuntimeError,
+        "weight must have the dtype of x, Half, got Float",
+    ),
     ({"bias": torch.zeros(5)}, RuntimeError, "bias must have shape (6), got (5)"),
     ({"skip": torch.zeros(1, 2, 4, 4)}, RuntimeError, "skip must be (1, any, 8, 8)"),
     ({"groups": 3}, RuntimeError, "expects 12 input channels"),

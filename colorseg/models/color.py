@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from colorseg.models.weights import load_weights
 from colorseg.nn import ConvBNReLU, SkipConv2d, run_block
-from colorseg.nn.blocks import conv_padding
+from colorseg.nn.padding import conv_padding
 from colorseg.palette import Palette
 
 REDUCTION = 4  # the networks halve the resolution twice
@@ -21,11 +21,13 @@ class ColorNetwork(nn.Module):
     repeating its edge, and the output cropped.
 
     Args:
-        kernel: size of every convolution; even ones pad one more pixel right and bottom at stride 1.
+        kernel: size of every convolution; even ones pad one more pixel right and bottom at stride
+            1.
         num_filters: channels after the first block.
         num_colors: palette colors, the channels of the result.
         num_in_channels: 1 for grey input.
-        weights: path of a file written by :func:`colorseg.models.save_weights`, or of a plain state dict (.pth).
+        weights: path of a file written by :func:`colorseg.models.save_weights`, or of a plain
+            state dict (.pth).
             The file fixes the other arguments; one that contradicts it is an error.
 
     Shape:
@@ -54,8 +56,14 @@ class ColorNetwork(nn.Module):
         defaults = {"kernel": 3, "num_filters": 32, "num_colors": 24, "num_in_channels": 1}
         stored = load_weights(weights, type(self).__name__) if weights is not None else None
         fixed = stored.check_arguments(given) if stored else {}
-        arguments = {name: _size(name, fixed.get(name, default if given[name] is None else given[name])) for name, default in defaults.items()}
-        self.num_in_channels, self.num_colors = arguments["num_in_channels"], arguments["num_colors"]
+        arguments = {
+            name: _size(name, fixed.get(name, default if given[name] is None else given[name]))
+            for name, default in defaults.items()
+        }
+        self.num_in_channels, self.num_colors = (
+            arguments["num_in_channels"],
+            arguments["num_colors"],
+        )
         self._build(*arguments.values())
         if stored:
             self.palette, self.grey = stored.palette, stored.grey
@@ -66,12 +74,14 @@ class ColorNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, num_colors, H, W) of an image (N, num_in_channels, H, W)."""
+        name = type(self).__name__
         if x.dim() != 4 or x.shape[1] != self.num_in_channels:
-            raise ValueError(
-                f"{type(self).__name__} takes images (N, {self.num_in_channels}, H, W), got {tuple(x.shape)}"
-            )
+            expected = f"(N, {self.num_in_channels}, H, W)"
+            raise ValueError(f"{name} takes images {expected}, got {tuple(x.shape)}")
         if not x.is_floating_point():
-            raise TypeError(f"{type(self).__name__} takes floating-point images, got {x.dtype}; divide bytes by 256")
+            raise TypeError(
+                f"{name} takes floating-point images, got {x.dtype}; divide bytes by 256"
+            )
         height, width = x.shape[2:]
         bottom, right = -height % REDUCTION, -width % REDUCTION
         if bottom or right:
@@ -98,7 +108,7 @@ class PoolUpsampleNet(ColorNetwork):
         self.module2 = ConvBNReLU(nf, 2 * nf, kernel, resample="maxpool2")
         self.module3 = ConvBNReLU(2 * nf, nf, kernel, resample="upsample2")
         self.module4 = ConvBNReLU(nf, nc, kernel, resample="upsample2")
-        self.module_last = SkipConv2d(nc, nc, kernel, **conv_padding(kernel, 1, None, 1, False, None))  # type: ignore[arg-type]
+        self.module_last = SkipConv2d(nc, nc, kernel, **conv_padding(kernel))
 
     def _logits(self, x: Tensor) -> Tensor:
         for block in (self.module1, self.module2, self.module3, self.module4, self.module_last):
@@ -115,7 +125,7 @@ class ConvTransposeNet(ColorNetwork):
         self.module2 = ConvBNReLU(nf, 2 * nf, kernel, stride=2)
         self.module3 = ConvBNReLU(2 * nf, nf, kernel, stride=2, transposed=True)
         self.module4 = ConvBNReLU(nf, nc, kernel, stride=2, transposed=True)
-        self.module_last = SkipConv2d(nc, nc, kernel, **conv_padding(kernel, 1, None, 1, False, None))  # type: ignore[arg-type]
+        self.module_last = SkipConv2d(nc, nc, kernel, **conv_padding(kernel))
 
     def _logits(self, x: Tensor) -> Tensor:
         for block in (self.module1, self.module2, self.module3, self.module4, self.module_last):
@@ -135,7 +145,7 @@ class UNet(ColorNetwork):
         self.module2 = ConvBNReLU(nf, 2 * nf, kernel, stride=2)
         self.module3 = ConvBNReLU(2 * nf, nf, kernel, stride=2, transposed=True)
         self.module4 = ConvBNReLU(2 * nf, nc, kernel, stride=2, transposed=True)
-        self.module_last = SkipConv2d(nc + num_in_channels, nc, kernel, **conv_padding(kernel, 1, None, 1, False, None))  # type: ignore[arg-type]
+        self.module_last = SkipConv2d(nc + num_in_channels, nc, kernel, **conv_padding(kernel))
 
     def _logits(self, x: Tensor) -> Tensor:
         half = run_block(self.module1, x)

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from colorseg.nn import unfuse
 
+_ROW = "{:<16}{:<18}{:>16}{:>10}{:>8}{:>6}{:>10}{:>13}"
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -32,8 +34,8 @@ class Layer:
 class Summary:
     """All layers of a network for one image of the given size.
 
-    Totals follow the course's conventions: ``weights`` are convolution weights without biases and batch
-    norm, ``outputs`` those of convolutions alone, ``connections`` count taps on zero padding.
+    Totals follow the course's conventions: ``weights`` are convolution weights without biases and
+    batch norm, ``outputs`` those of convolutions alone, ``connections`` count taps on zero padding.
     """
 
     layers: tuple[Layer, ...]
@@ -49,26 +51,35 @@ class Summary:
         return self.total("weights") + self.total("biases") + self.total("bn_parameters")
 
     def outputs(self, *, count_pool: bool = False, count_bn: bool = False) -> int:
-        """Values in the outputs of convolutions, and optionally of pool/upsample and batch norm layers."""
+        """Values in the outputs of convolutions, and optionally of pool/upsample and batch norm."""
         kinds = {"conv"} | ({"resample"} if count_pool else set()) | ({"bn"} if count_bn else set())
         return sum(layer.outputs for layer in self.layers if _group(layer.kind) in kinds)
 
     def __str__(self) -> str:
-        head = f"{'layer':<16}{'type':<18}{'output':>16}{'weights':>10}{'biases':>8}{'BN':>6}{'outputs':>10}{'connections':>13}"
-        rows = [
-            f"{x.name:<16}{x.kind:<18}{' x '.join(map(str, x.shape)):>16}{x.weights:>10,}{x.biases:>8,}"
-            f"{x.bn_parameters:>6,}{x.outputs:>10,}{x.connections:>13,}"
-            for x in self.layers
-        ]
-        totals = [
-            f"input {' x '.join(map(str, self.input_size))}; parameters {self.parameters:,} = weights "
-            f"{self.total('weights'):,} + biases {self.total('biases'):,} + BN {self.total('bn_parameters'):,}",
-            f"outputs: convolutions {self.outputs():,}; with pool/upsample {self.outputs(count_pool=True):,}; "
-            f"with BN too {self.outputs(count_pool=True, count_bn=True):,}",
-            f"connections (multiply-adds): {self.total('connections'):,} nominal, {self.total('exact_connections'):,} "
-            "without taps on zero padding",
-        ]
-        return "\n".join([head, *rows, *totals])
+        titles = ("layer", "type", "output", "weights", "biases", "BN", "outputs", "connections")
+        rows = [_ROW.format(*titles)]
+        for x in self.layers:
+            sizes = (x.weights, x.biases, x.bn_parameters, x.outputs, x.connections)
+            shape = " x ".join(map(str, x.shape))
+            rows.append(_ROW.format(x.name, x.kind, shape, *(f"{n:,}" for n in sizes)))
+        weights, biases, bn = (self.total(n) for n in ("weights", "biases", "bn_parameters"))
+        outputs = (
+            self.outputs(),
+            self.outputs(count_pool=True),
+            self.outputs(count_pool=True, count_bn=True),
+        )
+        return "\n".join(
+            [
+                *rows,
+                f"input {' x '.join(map(str, self.input_size))}; parameters {self.parameters:,} "
+                f"= weights {weights:,} + biases {biases:,} + BN {bn:,}",
+                "outputs: convolutions {:,}; with pool/upsample {:,}; with BN too {:,}".format(
+                    *outputs
+                ),
+                f"connections (multiply-adds): {self.total('connections'):,} nominal, "
+                f"{self.total('exact_connections'):,} without taps on zero padding",
+            ]
+        )
 
 
 def _group(kind: str) -> str:
@@ -83,7 +94,8 @@ def summary(model: nn.Module, input_size: tuple[int, ...]) -> Summary:
     """Sizes of every leaf layer of ``model`` for one image.
 
     Args:
-        model: any module; fused blocks are counted as the plain layers they stand for.  It is not changed.
+        model: any module; fused blocks are counted as the plain layers they stand for.  It is not
+            changed.
         input_size: (C, H, W) of the image.
 
     Returns:
@@ -110,21 +122,30 @@ def _layer(name: str, module: nn.Module, x: Tensor, y: Tensor) -> Layer:
     own = {key: value.numel() for key, value in module.named_parameters(recurse=False)}
     nominal, exact = _connections(module, x, y) if conv else (0, 0)  # type: ignore[arg-type]
     return Layer(
-        name, "Conv2d" if isinstance(module, nn.Conv2d) else type(module).__name__, tuple(y.shape[1:]),
-        own.get("weight", 0) if conv else 0, own.get("bias", 0) if conv else 0, sum(own.values()) if bn else 0, nominal, exact,
-    )  # fmt: skip
+        name,
+        "Conv2d" if isinstance(module, nn.Conv2d) else type(module).__name__,
+        tuple(y.shape[1:]),
+        weights=own.get("weight", 0) if conv else 0,
+        biases=own.get("bias", 0) if conv else 0,
+        bn_parameters=sum(own.values()) if bn else 0,
+        connections=nominal,
+        exact_connections=exact,
+    )
 
 
 def _connections(module: nn.Conv2d | nn.ConvTranspose2d, x: Tensor, y: Tensor) -> tuple[int, int]:
     """Multiply-adds of one image: (nominal, without taps outside the map)."""
     transposed = isinstance(module, nn.ConvTranspose2d)
-    small, large = (x, y) if transposed else (y, x)  # taps go from each pixel of `small` into `large`
+    # taps go from each pixel of `small` into `large`
+    small, large = (x, y) if transposed else (y, x)
     channels = module.weight.shape[0] * module.weight.shape[1]
     nominal, exact = channels, channels
     for axis in (0, 1):
         k, s, d = module.kernel_size[axis], module.stride[axis], module.dilation[axis]
         padding = {"same": d * (k - 1) // 2, "valid": 0}
-        left = int(padding[module.padding] if isinstance(module.padding, str) else module.padding[axis])
+        left = int(
+            padding[module.padding] if isinstance(module.padding, str) else module.padding[axis]
+        )
         size, limit = small.shape[2 + axis], large.shape[2 + axis]
         inside = sum(0 <= i * s - left + t * d < limit for i in range(size) for t in range(k))
         nominal, exact = nominal * size * k, exact * inside

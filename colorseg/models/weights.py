@@ -1,4 +1,4 @@
-"""Weight files: safetensors whose metadata fixes the network and its palette; plain state dicts are read too."""
+"""Weight files: safetensors whose metadata names the network and palette; state dicts are read."""
 
 import json
 from pathlib import Path
@@ -14,41 +14,61 @@ ARGUMENTS = ("kernel", "num_filters", "num_colors", "num_in_channels")
 
 
 class StoredWeights:
-    """The content of a weights file: tensors, the arguments that they imply, and the palette if it is named."""
+    """The content of a weights file: tensors, and palette and grey if they are named."""
 
     def __init__(
-        self, path: Path, tensors: dict[str, Tensor], palette: Palette | None = None, grey: str = "mean"
+        self,
+        path: Path,
+        tensors: dict[str, Tensor],
+        palette: Palette | None = None,
+        grey: str = "mean",
     ) -> None:
         self.path, self.tensors, self.palette, self.grey = path, tensors, palette, grey
 
     def check_arguments(self, given: dict[str, Any]) -> dict[str, int]:
-        """The network's arguments as the file fixes them; ValueError if one of ``given`` contradicts."""
+        """The network's arguments as the file has them; ValueError if ``given`` contradicts."""
         fixed = _arguments_of(self.tensors, self.path)
         for name, value in given.items():
             if value is not None and value != fixed[name]:
-                raise ValueError(f"{self.path} holds weights for {name}={fixed[name]}, but {name}={value!r} was passed; leave it out")
+                raise ValueError(
+                    f"{self.path} holds weights for {name}={fixed[name]}, "
+                    f"but {name}={value!r} was passed; leave it out"
+                )
         if self.palette is not None:
             _check_palette(self.palette, fixed["num_colors"], self.path)
         return fixed
 
     def load_into(self, model: nn.Module) -> None:
-        """Copy the tensors into ``model``; ValueError that lists keys and shapes that do not fit."""
+        """Copy the tensors into ``model``; ValueError lists the keys and shapes that do not fit."""
         expected = model.state_dict()
-        missing, extra = expected.keys() - self.tensors.keys(), self.tensors.keys() - expected.keys()
-        wrong = {k for k in expected.keys() & self.tensors.keys() if expected[k].shape != self.tensors[k].shape}
+        missing, extra = (
+            expected.keys() - self.tensors.keys(),
+            self.tensors.keys() - expected.keys(),
+        )
+        wrong = {
+            k
+            for k in expected.keys() & self.tensors.keys()
+            if expected[k].shape != self.tensors[k].shape
+        }
         if missing or extra or wrong:
             parts = {"missing": missing, "unknown": extra, "of another shape": wrong}
-            listed = "; ".join(f"{what}: {', '.join(sorted(keys))}" for what, keys in parts.items() if keys)
-            raise ValueError(f"{self.path} does not hold the weights of a {type(model).__name__} ({listed})")
+            listed = "; ".join(
+                f"{what}: {', '.join(sorted(keys))}" for what, keys in parts.items() if keys
+            )
+            raise ValueError(
+                f"{self.path} does not hold the weights of a {type(model).__name__} ({listed})"
+            )
         model.load_state_dict(self.tensors)
 
 
 def _arguments_of(tensors: dict[str, Tensor], path: Path) -> dict[str, int]:
-    first, last = (tensors.get(name, torch.empty(0)) for name in ("module1.0.weight", "module_last.weight"))
+    first, last = (
+        tensors.get(name, torch.empty(0)) for name in ("module1.0.weight", "module_last.weight")
+    )
     if first.dim() != 4 or last.dim() != 4:
         raise ValueError(
-            f"{path} does not hold the weights of a colorseg network: it needs module1.0.weight and "
-            "module_last.weight, of 4 dimensions each"
+            f"{path} does not hold the weights of a colorseg network: it needs "
+            "module1.0.weight and module_last.weight, of 4 dimensions each"
         )
     sizes = (first.shape[2], first.shape[0], last.shape[0], first.shape[1])
     return dict(zip(ARGUMENTS, sizes, strict=True))
@@ -80,7 +100,10 @@ def save_weights(
 
     path = Path(path)
     palette = palette or getattr(model, "palette", None)
-    metadata = {"network": type(model).__name__, "grey": str(grey or getattr(model, "grey", "mean"))}
+    metadata = {
+        "network": type(model).__name__,
+        "grey": str(grey or getattr(model, "grey", "mean")),
+    }
     if palette is not None:
         _check_palette(palette, getattr(model, "num_colors", len(palette)), path)
         metadata["palette"] = json.dumps({"name": palette.name, "rgb": palette.colors.tolist()})
@@ -97,7 +120,9 @@ def load_weights(path: str | Path, network: str) -> StoredWeights:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no weights file {path}; pass the path of a .safetensors or .pth file")
+        raise FileNotFoundError(
+            f"there is no weights file {path}; pass the path of a .safetensors or .pth file"
+        )
     if path.suffix == ".safetensors":
         return _load_safetensors(path, network)
     try:
@@ -105,7 +130,9 @@ def load_weights(path: str | Path, network: str) -> StoredWeights:
         return StoredWeights(path, {str(k): _tensor(v) for k, v in dict(tensors).items()})
     except Exception as error:
         cause = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} is not a state dict that can be loaded safely: {cause}") from error
+        raise ValueError(
+            f"{path} is not a state dict that can be loaded safely: {cause}"
+        ) from error
 
 
 def _tensor(value: Any) -> Tensor:

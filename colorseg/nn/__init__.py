@@ -1,4 +1,4 @@
-"""Modules on the fused operators; each is a ``torch.nn`` module with the state dict of its plain twin."""
+"""Modules on the fused operators, each with the state dict of its plain twin."""
 
 from colorseg.nn.blocks import ConvBNReLU, FusedSequential, SkipConv2d, run_block
 from colorseg.nn.functional import conv_bn_relu

@@ -32,7 +32,9 @@ def why_not_fusable(conv: nn.Module, bn: nn.Module) -> str | None:
     if conv.padding_mode != "zeros":
         return f"padding_mode={conv.padding_mode!r}"
     if bn.num_features != conv.out_channels:
-        return f"{conv.out_channels} output channels do not fit {bn.num_features} batch norm features"
+        return (
+            f"{conv.out_channels} output channels do not fit {bn.num_features} batch norm features"
+        )
     return why_not_readable(conv) or why_not_readable(bn)
 
 
@@ -104,7 +106,13 @@ def _momentum(bn: nn.BatchNorm2d) -> float:
 
 
 def _run_modules(
-    conv: nn.Module, bn: nn.Module, x: Tensor, resample: str | None, relu: bool, skip: Tensor | None, residual: Tensor | None
+    conv: nn.Module,
+    bn: nn.Module,
+    x: Tensor,
+    resample: str | None,
+    relu: bool,
+    skip: Tensor | None,
+    residual: Tensor | None,
 ) -> Tensor:
     if resample not in (None, "maxpool2", "upsample2"):
         raise ValueError(f"resample must be None, 'maxpool2' or 'upsample2', got {resample!r}")

@@ -1,7 +1,6 @@
 """``fuse`` and ``unfuse``: swap the class of Sequentials, and nothing else."""
 
 import logging
-from functools import cache
 from typing import Any, TypeVar
 
 from torch import nn
@@ -12,13 +11,15 @@ from colorseg.nn.runs import Run, find_run, is_conv
 
 logger = logging.getLogger("colorseg")
 Model = TypeVar("Model", bound=nn.Module)
+_TWINS: dict[type[nn.Module], type[nn.Module]] = {nn.Sequential: FusedSequential}
 _MARK = "_colorseg_fused_class"  # instance attribute: what unfuse() swapped away
 
 
 def fuse(model: Model, verbose: bool = False) -> Model:
-    """Let every run conv[, pool | upsample], bn[, relu] of the model's Sequentials be one operator, in place.
+    """Make every run conv[, pool | upsample], bn[, relu] in Sequentials one operator, in place.
 
-    Swaps ``__class__`` of Sequentials (the root included) that have the stock forward: no parameter moves,
+    Swaps ``__class__`` of Sequentials (the root included) that have the stock forward: no
+    parameter moves,
     no state-dict key changes, hooks and optimizers stay valid.  Undo with :func:`unfuse`.
 
     Args:
@@ -43,7 +44,7 @@ def fuse(model: Model, verbose: bool = False) -> Model:
 
 
 def unfuse(model: Model) -> Model:
-    """Turn every fused block back to the plain torch module it stands for, in place: the inverse of :func:`fuse`."""
+    """Turn every fused block back to the plain torch module it stands for, in place."""
     for module in model.modules():
         cls = type(module)
         if parametrize.is_parametrized(module):  # its class holds the parametrised properties
@@ -61,15 +62,21 @@ def _swap(module: nn.Module, plain: type[nn.Module]) -> None:
     module.__class__ = plain
 
 
-@cache
 def _fused_class(cls: type[nn.Module]) -> type[nn.Module] | None:
     """The fused twin of a class of Sequentials with the stock forward, else None."""
-    if cls is nn.Sequential:
-        return FusedSequential
-    if not issubclass(cls, nn.Sequential) or issubclass(cls, FusedForward) or cls.forward is not nn.Sequential.forward:
+    if cls in _TWINS:
+        return _TWINS[cls]
+    if not issubclass(cls, nn.Sequential) or issubclass(cls, FusedForward):
         return None
-    members: dict[str, Any] = {"plain_class": cls, "__reduce_ex__": _reduce, "__module__": cls.__module__}
-    return type(cls.__name__, (FusedForward, cls), members)
+    if cls.forward is not nn.Sequential.forward:
+        return None
+    members: dict[str, Any] = {
+        "plain_class": cls,
+        "__reduce_ex__": _reduce,
+        "__module__": cls.__module__,
+    }
+    _TWINS[cls] = type(cls.__name__, (FusedForward, cls), members)
+    return _TWINS[cls]
 
 
 def _reduce(self: FusedForward, protocol: int) -> tuple[Any, ...]:
@@ -84,7 +91,7 @@ def _restore(plain: type[nn.Sequential]) -> nn.Module:
 
 
 def _report(name: str, sequential: nn.Module, verbose: bool) -> bool:
-    """Whether there is a run to fuse; logs each run, and each convolution left alone with the reason."""
+    """Whether there is a run to fuse; logs runs, and convolutions left alone with the reason."""
     modules = list(sequential.children())
     found = False
     start = 0
@@ -94,7 +101,11 @@ def _report(name: str, sequential: nn.Module, verbose: bool) -> bool:
         if isinstance(run, Run):
             found = True
             if verbose:
-                logger.info("fused %s: %s", where, " -> ".join(type(m).__name__ for m in modules[start : start + run.length]))
+                logger.info(
+                    "fused %s: %s",
+                    where,
+                    " -> ".join(type(m).__name__ for m in modules[start : start + run.length]),
+                )
             start += run.length
             continue
         if run is not None and verbose:

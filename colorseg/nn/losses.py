@@ -12,8 +12,8 @@ class SoftIoULoss(nn.Module):
     """:func:`colorseg.ops.soft_iou_loss` with its options fixed.
 
     Args:
-        **options: the keyword arguments of the operator (classes, per, smooth, ignore_index, weight, ...);
-            a weight becomes a buffer and moves with the module.
+        **options: the keyword arguments of the operator (classes, per, smooth, ignore_index,
+            weight, ...); a weight becomes a buffer and moves with the module.
     """
 
     weight: Tensor | None
@@ -44,16 +44,22 @@ class ColorCrossEntropyLoss(nn.Module):
     palette: Tensor | None
     weight: Tensor | None
 
-    def __init__(self, palette: Any = None, *, weight: Tensor | None = None, **options: Any) -> None:
+    def __init__(
+        self, palette: Any = None, *, weight: Tensor | None = None, **options: Any
+    ) -> None:
         super().__init__()
         colors = getattr(palette, "colors", palette)
-        self.register_buffer("palette", colors if colors is None else torch.as_tensor(colors), persistent=False)
+        self.register_buffer(
+            "palette", colors if colors is None else torch.as_tensor(colors), persistent=False
+        )
         self.register_buffer("weight", weight, persistent=False)
         self.options = options
 
     def forward(self, logits: Tensor, target: Tensor) -> Any:
         """Loss of logits (N, K, H, W) against labels (N, H, W) or RGB (N, 3, H, W)."""
-        return ops.color_cross_entropy(logits, target, self.palette, weight=self.weight, **self.options)
+        return ops.color_cross_entropy(
+            logits, target, self.palette, weight=self.weight, **self.options
+        )
 
     def extra_repr(self) -> str:
         """The options, in the printed module."""

@@ -22,10 +22,19 @@ def resample_name(module: nn.Module) -> str | None:
     """ "maxpool2" or "upsample2" if the module is exactly that, else None."""
     if type(module) is nn.MaxPool2d:
         plain = not module.ceil_mode and not module.return_indices
-        sizes = (_pair(module.kernel_size), _pair(module.stride), _pair(module.padding), _pair(module.dilation))
+        sizes = (
+            _pair(module.kernel_size),
+            _pair(module.stride),
+            _pair(module.padding),
+            _pair(module.dilation),
+        )
         return "maxpool2" if plain and sizes == ((2, 2), (2, 2), (0, 0), (1, 1)) else None
     if type(module) in (nn.Upsample, nn.UpsamplingNearest2d):
-        exact = module.size is None and module.mode == "nearest" and _pair(module.scale_factor) == (2, 2)
+        exact = (
+            module.size is None
+            and module.mode == "nearest"
+            and _pair(module.scale_factor) == (2, 2)
+        )
         return "upsample2" if exact else None
     return None
 
@@ -40,7 +49,11 @@ def find_run(modules: Sequence[nn.Module], start: int) -> Run | str:
     resample, position = None, 0
     if rest and not isinstance(rest[0], nn.BatchNorm2d | nn.SyncBatchNorm):
         resample, position = resample_name(rest[0]), 1
-        reason = why_not_readable(rest[0]) if resample else "it is no batch norm, MaxPool2d(2) or Upsample(2)"
+        reason = (
+            why_not_readable(rest[0])
+            if resample
+            else "it is no batch norm, MaxPool2d(2) or Upsample(2)"
+        )
         if reason is not None:
             return f"{rest[0]} follows the convolution, and {reason}"
     if len(rest) <= position:

@@ -61,16 +61,22 @@ def conv2d(
     """
     check_device("conv2d", x)
     options = conv_options(weight, stride, padding, dilation, groups, transposed, output_padding)
-    if in_float32(x, weight, bias, skip):
-        return computed_in_float32(partial(_call, options), x, weight, bias, skip)
-    return _call(options, x, weight, bias, skip)
+    tensors = (x, weight, bias, skip)
+    if in_float32(*tensors, grad=needs_grad(*tensors)):
+        return computed_in_float32(partial(_call, options), *tensors)
+    return _call(options, *tensors)
 
 
-def in_float32(x: Tensor, *others: Tensor | None) -> bool:
-    """Whether half tensors must be widened: the CPU has bfloat16 inference and nothing else."""
-    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+def in_float32(*tensors: Tensor | None, grad: bool) -> bool:
+    """Whether half tensors must be widened: the CPU has bfloat16 inference and nothing else.
+
+    Not where their dtypes differ: that is an error, which the operator words.
+    """
+    given = [t for t in tensors if t is not None]
+    if given[0].device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return False
-    return x.dtype == torch.float16 or (x.dtype == torch.bfloat16 and needs_grad(x, *others))
+    half = torch.bfloat16 if grad else torch.float16
+    return given[0].dtype in (torch.float16, half) and len({t.dtype for t in given}) == 1
 
 
 def _call(options: ConvOptions, *tensors: Tensor | None) -> Tensor:

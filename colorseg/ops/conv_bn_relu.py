@@ -98,7 +98,9 @@ def conv_bn_relu(
             _update_running_statistics(running_mean, running_var, mean, var, y, momentum)
         return y
 
-    return computed_in_float32(call, *tensors) if in_float32(*tensors) else call(*tensors)
+    if in_float32(*tensors[:4], grad=needs_grad(*tensors)):
+        return computed_in_float32(call, *tensors)
+    return call(*tensors)
 
 
 @torch.no_grad()
