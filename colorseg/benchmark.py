@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ import colorseg
 
 ROUNDS, QUICK_ROUNDS, WARM_UP = 20, 5, 2
 QUANTILES = {"min": 0.0, "p20": 0.2, "p50": 0.5, "p80": 0.8}
+Times = list[float]  # of one contestant, in ms, one per round
 logger = logging.getLogger(__name__)
 
 
@@ -58,14 +59,6 @@ class Case:
         return " ".join(map(str, self.labels().values()))
 
 
-class Times(list[float]):
-    """Milliseconds of one contestant, one per round."""
-
-    def quantile(self, name: str) -> float:
-        """The one that ``name`` of QUANTILES stands for."""
-        return float(np.quantile(self, QUANTILES[name]))
-
-
 @dataclass(frozen=True)
 class Result:
     """The times of a case."""
@@ -77,20 +70,20 @@ class Result:
     @property
     def best(self) -> str:
         """Name of the peer with the smallest median."""
-        return min(self.peers, key=lambda name: self.peers[name].quantile("p50"))
+        return min(self.peers, key=lambda name: median(self.peers[name]))
 
     def ratio(self, peer: str) -> float:
         """Median of the peer / median of ours: above 1 ours is faster."""
-        return self.peers[peer].quantile("p50") / self.ours.quantile("p50")
+        return median(self.peers[peer]) / median(self.ours)
 
     def rate(self) -> tuple[float, str]:
         """What ours achieves at its median, and the unit."""
         work, unit = (self.case.flops, "GFLOP/s") if self.case.flops else (self.case.bytes, "GB/s")
-        return work / self.ours.quantile("p50") / 1e6, unit
+        return work / median(self.ours) / 1e6, unit
 
     def __str__(self) -> str:
         all_times = {"ours": self.ours, **self.peers}.items()
-        times = "  ".join(f"{who} {min(t):.3g}/{t.quantile('p50'):.3g}" for who, t in all_times)
+        times = "  ".join(f"{who} {min(t):.3g}/{median(t):.3g}" for who, t in all_times)
         rate, unit = self.rate()
         verdict = f"ratio {self.ratio(self.best):.2f} ({self.best})  {rate:.3g} {unit}"
         return f"{self.case!s:<72}  {times}  {verdict}"
@@ -98,15 +91,15 @@ class Result:
     def row(self) -> dict[str, object]:
         """Columns of the CSV file, after those of :func:`machine`.
 
-        The labels of the case; rounds; quantiles of ours and of the best peer, in ms; the ratio of
-        their p50; rate of ours, in unit; medians: name=p50 of every peer.
+        The labels of the case; rounds; the best peer's name; quantiles of ours and of that peer, in
+        ms; the ratio of their p50; rate of ours, in unit; medians: name=p50 of every peer.
         """
         best, (rate, unit) = self.best, self.rate()
-        columns: dict[str, object] = {**self.case.labels(), "rounds": len(self.ours)}
-        columns |= {f"ours_{name}": self.ours.quantile(name) for name in QUANTILES} | {"peer": best}
-        columns |= {f"peer_{name}": self.peers[best].quantile(name) for name in QUANTILES}
+        columns = {**self.case.labels(), "rounds": len(self.ours), "peer": best}
+        for who, times in (("ours", self.ours), ("peer", self.peers[best])):
+            columns |= {f"{who}_{k}": float(np.quantile(times, q)) for k, q in QUANTILES.items()}
         columns |= {"ratio": self.ratio(best), "rate": rate, "unit": unit}
-        medians = (f"{name}={times.quantile('p50'):.4g}" for name, times in self.peers.items())
+        medians = (f"{name}={median(times):.4g}" for name, times in self.peers.items())
         return columns | {"medians": " ".join(medians)}
 
 
@@ -127,21 +120,16 @@ def machine() -> dict[str, object]:
 
 
 def _keep_memory() -> None:
-    """Tell glibc to reuse freed memory.
-
-    Otherwise the page faults of fresh memory, up to eight times the work of a small convolution, hit
-    now this contestant, now that one.  It helps those most that allocate most.
-    """
-    trim_threshold, mmap_max = -1, -4  # parameters of mallopt(3)
+    """Stop glibc from giving memory back: faulting it in again took 8 times a small convolution."""
     if hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(trim_threshold, -1)
-        libc.mallopt(mmap_max, 0)
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: never
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block of its own for a large tensor
 
 
 def measure(case: Case, rounds: int) -> Result:
     """Time all contestants of ``case``, one call each per round: A B C, A B C, ..."""
     calls = {"ours": case.ours, **case.peers}
-    times = {name: Times() for name in calls}
+    times: dict[str, Times] = {name: [] for name in calls}
     for number in range(-WARM_UP, rounds):
         for name, call in calls.items():
             start = time.perf_counter()
@@ -205,7 +193,7 @@ def parser() -> argparse.ArgumentParser:
 def main(cases: Iterable[Case], argv: Sequence[str] | None = None) -> int:
     """Do what the command line says; exit code 1 if a result is wrong, 2 for a user's mistake."""
     try:
-        run(cases, **vars(parser().parse_args(argv)), report=partial(print, flush=True))
+        run(cases, **vars(parser().parse_args(argv)), report=lambda line: print(line, flush=True))
     except (ParityError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, ParityError) else 2

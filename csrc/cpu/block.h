@@ -61,17 +61,17 @@ Moments statistics(const Map& map, const T* x) {
   return merge_moments(map, mean, m2);
 }
 
-// The 2x2 max-pool of x with its argmax in 2 bits, and the statistics of the pooled map.
+// The 2x2 max-pool of x with its argmax in 2 bits; if `needed`, the statistics of the pooled map.
 template <typename T>
-Moments pool_and_statistics(const Map& map, const T* x, T* pooled, uint8_t* argmax) {
+Moments pool_and_statistics(const Map& map, const T* x, T* pooled, uint8_t* argmax, bool needed) {
   TileSums mean(map), m2(map);
   for_each_tile<T>(map, [&](const TileAt& tile, Scratch<T> scratch) {
     T* to = pooled + tile.offset;
     kernels<T>().maxpool2(tile.shape, x + tile.full_offset, to, scratch.codes);
     isa().pack_codes(tile.values(), scratch.codes, argmax + tile.packed_offset);
-    kernels<T>().moments(tile.run(), to, mean.at(tile), m2.at(tile));
+    if (needed) kernels<T>().moments(tile.run(), to, mean.at(tile), m2.at(tile));
   });
-  return merge_moments(map, mean, m2);
+  return needed ? merge_moments(map, mean, m2) : Moments();
 }
 
 // y = relu((x - center) * scale + offset), replicated 2x2 with `upsample`.

@@ -56,7 +56,7 @@ PreBatchNorm prepare(const Map& map, const BlockShape& s, const Tensor& z,
     p.x = new_tensor(z, sizes_of(map), z.scalar_type(), map.channels_last);
     p.argmax = new_tensor(z, {map.planes() * map.packed_plane()}, ScalarType::Byte);
     p.moments = pool_and_statistics(map, z.const_data_ptr<T>(), p.x.mutable_data_ptr<T>(),
-                                    p.argmax.mutable_data_ptr<uint8_t>());
+                                    p.argmax.mutable_data_ptr<uint8_t>(), statistics_needed);
   } else if (statistics_needed) {
     p.moments = statistics(map, z.const_data_ptr<T>());
   }

@@ -52,11 +52,11 @@ inline TileAt tile_at(const Map& map, int64_t index) {
           plane * map.packed_plane() + first * map.row_values() / 4};
 }
 
-// Room for one tile's values and argmax codes, one byte each; belongs to the thread.
+// Room for one tile's values and argmax codes; belongs to the thread.
 template <typename T>
 struct Scratch {
   T* values;
-  uint8_t* codes;
+  int32_t* codes;
 };
 
 // Calls body(tile, scratch) for every tile.
@@ -65,7 +65,7 @@ void for_each_tile(const Map& map, const Body& body) {
   if (map.n * map.channels * map.height * map.width == 0) return;
   torch::stable::parallel_for(0, map.tiles(), 1, [&](int64_t begin, int64_t end) {
     std::vector<T> values(map.tile_rows() * map.row_values());
-    std::vector<uint8_t> codes(values.size());
+    std::vector<int32_t> codes(values.size());
     for (int64_t i = begin; i < end; ++i)
       body(tile_at(map, i), Scratch<T>{values.data(), codes.data()});
   });

@@ -52,8 +52,8 @@ struct ClassWeights {
 template <typename T>
 struct Kernels {
   // 2x2 resampling
-  void (*maxpool2)(Tile, const T* full, T* pooled, uint8_t* argmax);
-  void (*maxpool2_backward)(Tile, const T* grad_pooled, const uint8_t* argmax, T* grad_full);
+  void (*maxpool2)(Tile, const T* full, T* pooled, int32_t* argmax);
+  void (*maxpool2_backward)(Tile, const T* grad_pooled, const int32_t* argmax, T* grad_full);
   void (*upsample2)(Tile, const T* x, T* full);
   void (*upsample2_backward)(Tile, const T* grad_full, T* grad);
 
@@ -92,8 +92,8 @@ struct Isa {
   const char* name;
   bool (*supported)();
   // a max-pool's argmax, 2 bits per value, and back
-  void (*pack_codes)(int64_t count, const uint8_t* codes, uint8_t* packed);
-  void (*unpack_codes)(int64_t count, const uint8_t* packed, uint8_t* codes);
+  void (*pack_codes)(int64_t count, const int32_t* codes, uint8_t* packed);
+  void (*unpack_codes)(int64_t count, const uint8_t* packed, int32_t* codes);
   // int32 labels from ready ones, -1 where label == ignore; returns how many others are outside 0
   // .. classes - 1
   int64_t (*labels_from_int64)(int64_t pixels, const int64_t* target, int64_t classes,

@@ -1,8 +1,8 @@
 // Batch norm's per-channel arithmetic, forward and backward.
 //
 // Memory bound: each kernel reads its inputs once from a cache-resident run.  Values are treated
-// kLanes at a time with constants per lane.  In a channels_last run the lanes are channels; a plane
-// is cut into rows of kLanes pixels whose lanes share the constants of the one channel.
+// kLanes at a time with constants per lane: as many whole pixels as fit side by side (64 pixels of
+// a plane, 2 of 32 interleaved channels), or 64 of many channels of one pixel.
 #pragma once
 #include <cstdint>
 
@@ -10,79 +10,106 @@
 
 namespace colorseg::cpu::COLORSEG_ISA {
 
-// Calls body(first_channel, lanes, rows, stride, offset): `rows` groups of `lanes` values, `stride`
-// apart.
+// `rows` groups of `lanes` values, `stride` apart from `offset` on.  Lane l is of channel
+// first + l % channels, where channels is at most kLanes.
+struct LaneGroup {
+  int64_t first, channels, lanes, rows, stride, offset;
+};
+
 template <typename Body>
 inline void for_each_lane_group(const Run& run, Body body) {
-  if (run.channels == 1) {
-    const int64_t rows = run.pixels / kLanes, rest = run.pixels % kLanes;
-    if (rows > 0) body(0, kLanes, rows, kLanes, 0);
-    if (rest > 0) body(0, rest, int64_t(1), kLanes, rows * kLanes);
+  if (run.channels <= kLanes) {
+    const int64_t side_by_side = kLanes / run.channels, lanes = side_by_side * run.channels;
+    const int64_t rows = run.pixels / side_by_side, rest = run.pixels % side_by_side;
+    if (rows > 0) body(LaneGroup{0, run.channels, lanes, rows, lanes, 0});
+    if (rest > 0) body(LaneGroup{0, run.channels, rest * run.channels, 1, lanes, rows * lanes});
     return;
   }
   for (int64_t c = 0; c < run.channels; c += kLanes) {
     const int64_t lanes = run.channels - c < kLanes ? run.channels - c : kLanes;
-    body(c, lanes, run.pixels, run.channels, c);
+    body(LaneGroup{c, lanes, lanes, run.pixels, run.channels, c});
   }
 }
 
-// The affine's constants for kLanes lanes from channel `first` on; one channel is spread over all
-// lanes.
+// Calls body(count, position) for every row of the group; count is a constant where the lanes are
+// full, which is what the vectoriser wants.
+template <typename Body>
+inline void for_each_row(const LaneGroup& g, Body body) {
+  if (g.lanes == kLanes) {
+    for (int64_t r = 0; r < g.rows; ++r) body(kLanes, g.offset + r * g.stride);
+  } else {
+    for (int64_t r = 0; r < g.rows; ++r) body(g.lanes, g.offset + r * g.stride);
+  }
+}
+
+// A per-channel constant, repeated for every lane of the group.
 template <typename T>
-struct LaneAffine {
-  T center[kLanes], scale[kLanes], offset[kLanes];
-  LaneAffine(const Affine<T>& a, bool plane, int64_t first, int64_t lanes) {
-    for (int64_t l = 0; l < lanes; ++l) {
-      const int64_t c = plane ? 0 : first + l;
-      center[l] = a.center[c];
-      scale[l] = a.scale[c];
-      offset[l] = a.offset[c];
+struct Lanes {
+  T value[kLanes];
+  Lanes(const T* per_channel, const LaneGroup& g) {
+    if (g.channels == 1) {
+      for (int64_t l = 0; l < kLanes; ++l) value[l] = per_channel[g.first];
+      return;
+    }
+    for (int64_t l = 0; l < g.lanes; l += g.channels) {
+      for (int64_t c = 0; c < g.channels; ++c) value[l + c] = per_channel[g.first + c];
     }
   }
+  T operator[](int64_t lane) const { return value[lane]; }
 };
 
-// kLanes is a compile-time constant in the full groups, which is what the vectoriser wants.
-template <typename Body>
-inline void dispatch_lanes(int64_t lanes, Body body) {
-  if (lanes == kLanes) {
-    body(kLanes);
-  } else {
-    body(lanes);
+template <typename T>
+struct LaneAffine {
+  Lanes<T> center, scale, offset;
+  LaneAffine(const Affine<T>& a, const LaneGroup& g)
+      : center(a.center, g), scale(a.scale, g), offset(a.offset, g) {}
+};
+
+// Adds what the lanes have summed up to sums [channels]; one channel's lanes eight at a time, which
+// is faster than one after the other.
+template <typename T>
+inline void add_lanes(const T* lane, const LaneGroup& g, double* sums) {
+  if (g.channels > 1) {
+    for (int64_t l = 0; l < g.lanes; l += g.channels) {
+      for (int64_t c = 0; c < g.channels; ++c) sums[g.first + c] += lane[l + c];
+    }
+    return;
   }
+  double partial[8] = {};
+  for (int64_t l = 0; l < kLanes; l += 8) {
+    for (int64_t j = 0; j < 8; ++j) partial[j] += lane[l + j];
+  }
+  sums[g.first] += ((partial[0] + partial[1]) + (partial[2] + partial[3])) +
+                   ((partial[4] + partial[5]) + (partial[6] + partial[7]));
+}
+
+template <typename T>
+inline T finite_or_zero(T x) {
+  return x - x == T(0) ? x : T(0);
 }
 
 // Mean and M2 (sum of squared deviations) per channel, from sums shifted by the first value.
 template <typename T>
 void moments(Run run, const T* x, double* mean, double* m2) {
-  const bool plane = run.channels == 1;
-  if (plane) mean[0] = m2[0] = 0;
-  const auto shift_of = [](T first) {
-    return first - first == T(0) ? first : T(0);
-  };  // 0 if not finite
-  for_each_lane_group(run,
-                      [&](int64_t c, int64_t lanes, int64_t rows, int64_t stride, int64_t offset) {
-                        T shift[kLanes], sum[kLanes] = {}, square[kLanes] = {};
-                        for (int64_t l = 0; l < lanes; ++l)
-                          shift[l] = shift_of(plane ? x[0] : x[c + l]);
-                        dispatch_lanes(lanes, [&](int64_t count) {
-                          for (int64_t r = 0; r < rows; ++r) {
-                            const T* __restrict line = x + offset + r * stride;
-                            for (int64_t l = 0; l < count; ++l) {
-                              const T d = line[l] - shift[l];
-                              sum[l] += d;
-                              square[l] += d * d;
-                            }
-                          }
-                        });
-                        for (int64_t l = 0; l < lanes; ++l) {
-                          const int64_t channel = plane ? 0 : c + l;
-                          mean[channel] = plane ? mean[0] + sum[l] : double(sum[l]);
-                          m2[channel] = plane ? m2[0] + square[l] : double(square[l]);
-                        }
-                      });
+  for (int64_t c = 0; c < run.channels; ++c) mean[c] = m2[c] = 0;
+  for_each_lane_group(run, [&](const LaneGroup& g) {
+    Lanes<T> shift(x, g);
+    for (int64_t l = 0; l < g.lanes; ++l) shift.value[l] = finite_or_zero(shift[l]);
+    T sum[kLanes] = {}, square[kLanes] = {};
+    for_each_row(g, [&](int64_t count, int64_t at) {
+      const T* __restrict line = x + at;
+      for (int64_t l = 0; l < count; ++l) {
+        const T d = line[l] - shift[l];
+        sum[l] += d;
+        square[l] += d * d;
+      }
+    });
+    add_lanes(sum, g, mean);
+    add_lanes(square, g, m2);
+  });
   for (int64_t c = 0; c < run.channels; ++c) {  // from shifted sums to moments
     const double sum = mean[c];
-    mean[c] = double(shift_of(x[c])) + sum / double(run.pixels);
+    mean[c] = double(finite_or_zero(x[c])) + sum / double(run.pixels);
     m2[c] -= sum * sum / double(run.pixels);
     m2[c] = m2[c] < 0 ? 0 : m2[c];  // rounding only; NaN stays
   }
@@ -90,20 +117,15 @@ void moments(Run run, const T* x, double* mean, double* m2) {
 
 template <typename T>
 void affine_relu(Run run, const T* x, Affine<T> affine, bool relu, T* y) {
-  for_each_lane_group(run,
-                      [&](int64_t c, int64_t lanes, int64_t rows, int64_t stride, int64_t offset) {
-                        const LaneAffine<T> a(affine, run.channels == 1, c, lanes);
-                        dispatch_lanes(lanes, [&](int64_t count) {
-                          for (int64_t r = 0; r < rows; ++r) {
-                            const T* line = x + offset + r * stride;
-                            T* out = y + offset + r * stride;
-                            for (int64_t l = 0; l < count; ++l) {
-                              const T v = (line[l] - a.center[l]) * a.scale[l] + a.offset[l];
-                              out[l] = relu & (v < T(0)) ? T(0) : v;  // keeps NaN, as torch does
-                            }
-                          }
-                        });
-                      });
+  for_each_lane_group(run, [&](const LaneGroup& g) {
+    const LaneAffine<T> a(affine, g);
+    for_each_row(g, [&](int64_t count, int64_t at) {
+      for (int64_t l = 0; l < count; ++l) {
+        const T v = (x[at + l] - a.center[l]) * a.scale[l] + a.offset[l];
+        y[at + l] = relu & (v < T(0)) ? T(0) : v;  // keeps NaN, as torch does
+      }
+    });
+  });
 }
 
 // The gradient that passes the ReLU: zero where its input is not positive (NaN lets it through, as
@@ -116,29 +138,22 @@ inline T relu_gradient(T grad, T x_minus_center, T scale, T offset, bool relu) {
 template <typename T>
 void backward_sums(Run run, const T* grad, const T* x, Affine<T> affine, bool relu, double* sum_g,
                    double* sum_gx) {
-  const bool plane = run.channels == 1;
   for (int64_t c = 0; c < run.channels; ++c) sum_g[c] = sum_gx[c] = 0;
-  for_each_lane_group(
-      run, [&](int64_t c, int64_t lanes, int64_t rows, int64_t stride, int64_t offset) {
-        const LaneAffine<T> a(affine, plane, c, lanes);
-        T sum[kLanes] = {}, product[kLanes] = {};
-        dispatch_lanes(lanes, [&](int64_t count) {
-          for (int64_t r = 0; r < rows; ++r) {
-            const T* __restrict g = grad + offset + r * stride;
-            const T* __restrict line = x + offset + r * stride;
-            for (int64_t l = 0; l < count; ++l) {
-              const T d = line[l] - a.center[l];
-              const T passed = relu_gradient(g[l], d, a.scale[l], a.offset[l], relu);
-              sum[l] += passed;
-              product[l] += passed * d;
-            }
-          }
-        });
-        for (int64_t l = 0; l < lanes; ++l) {
-          sum_g[plane ? 0 : c + l] += sum[l];
-          sum_gx[plane ? 0 : c + l] += product[l];
-        }
-      });
+  for_each_lane_group(run, [&](const LaneGroup& g) {
+    const LaneAffine<T> a(affine, g);
+    T sum[kLanes] = {}, product[kLanes] = {};
+    for_each_row(g, [&](int64_t count, int64_t at) {
+      const T* __restrict dy = grad + at, * __restrict line = x + at;
+      for (int64_t l = 0; l < count; ++l) {
+        const T d = line[l] - a.center[l];
+        const T passed = relu_gradient(dy[l], d, a.scale[l], a.offset[l], relu);
+        sum[l] += passed;
+        product[l] += passed * d;
+      }
+    });
+    add_lanes(sum, g, sum_g);
+    add_lanes(product, g, sum_gx);
+  });
 }
 
 // Without batch statistics x has no part in the gradient, whatever its value: 0 * NaN must not get
@@ -146,19 +161,14 @@ void backward_sums(Run run, const T* grad, const T* x, Affine<T> affine, bool re
 template <typename T>
 void backward_apply(Run run, const T* grad, const T* x, Affine<T> affine, bool relu, Affine<T> out,
                     bool statistics, T* grad_x) {
-  for_each_lane_group(run, [&](int64_t c, int64_t lanes, int64_t rows, int64_t stride,
-                               int64_t offset) {
-    const LaneAffine<T> a(affine, run.channels == 1, c, lanes), o(out, run.channels == 1, c, lanes);
-    dispatch_lanes(lanes, [&](int64_t count) {
-      for (int64_t r = 0; r < rows; ++r) {
-        const int64_t at = offset + r * stride;
-        for (int64_t l = 0; l < count; ++l) {
-          const T d = x[at + l] - a.center[l];
-          const T direct =
-              o.scale[l] * relu_gradient(grad[at + l], d, a.scale[l], a.offset[l], relu);
-          const T indirect = o.center[l] * d + o.offset[l];
-          grad_x[at + l] = statistics ? direct + indirect : direct;
-        }
+  for_each_lane_group(run, [&](const LaneGroup& g) {
+    const LaneAffine<T> a(affine, g), o(out, g);
+    for_each_row(g, [&](int64_t count, int64_t at) {
+      for (int64_t l = 0; l < count; ++l) {
+        const T d = x[at + l] - a.center[l];
+        const T passed = relu_gradient(grad[at + l], d, a.scale[l], a.offset[l], relu);
+        const T direct = o.scale[l] * passed, indirect = o.center[l] * d + o.offset[l];
+        grad_x[at + l] = statistics ? direct + indirect : direct;
       }
     });
   });
