@@ -1,5 +1,7 @@
 import csv
 import importlib
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -34,9 +36,10 @@ def wrong():
 
 
 @pytest.fixture(autouse=True)
-def same_threads():
-    """A run keeps its number of threads; other tests have theirs."""
+def same_process(monkeypatch):
+    """A run sets up its process, threads and allocator; other tests have theirs."""
     before = torch.get_num_threads()
+    monkeypatch.setattr(benchmark, "_keep_memory", lambda: None)
     yield
     torch.set_num_threads(before)
 
@@ -165,6 +168,15 @@ def test_layouts_differ_even_for_one_channel(scripts):
     for t in (x, peers.channels_last(x)):
         assert peers.default_layout(t).stride() == (20, 20, 5, 1)
         assert peers.channels_last(t).stride() == (20, 1, 5, 1)
+
+
+def test_a_script_is_a_command():
+    script, case = SCRIPTS / "bench_soft_iou_loss.py", SMALLEST["bench_soft_iou_loss"]
+    command = [sys.executable, script, "--quick", "--threads", "1", "--only", case]
+    environment = os.environ | {"PYTHONPATH": str(Path(benchmark.__file__).parents[1])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert len(done.stdout.splitlines()) == 3
+    assert done.stderr == ""
 
 
 def test_every_script_has_its_smallest_case_listed():

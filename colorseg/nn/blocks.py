@@ -1,14 +1,13 @@
 """Sequentials whose forward is fused, and a convolution of two inputs."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from colorseg import ops
-from colorseg.nn.functional import conv_bn_relu, conv_options
+from colorseg.nn.functional import conv_options, global_hooks, run_fused
 from colorseg.nn.padding import conv_padding
 from colorseg.nn.runs import Run, find_run, is_conv
 
@@ -33,33 +32,25 @@ class FusedForward:
             skip: (N, C_skip, H, W), taken by the first child as if concatenated to ``x``.
             residual: not available yet; needs a block that is a single run.
         """
-        for step in self._steps():
-            if isinstance(step, Run):
-                x = conv_bn_relu(
-                    step.conv,
-                    step.bn,
-                    x,
-                    resample=step.resample,
-                    relu=step.relu,
-                    skip=skip,
-                    residual=residual,
-                )
-            elif residual is not None:
-                raise NotImplementedError(
-                    "residual is not built yet; add it to a block with relu=False, then use a ReLU"
-                )
-            else:
-                x = step(x if skip is None else torch.cat([x, skip], 1))
-            skip = residual = None
-        return x
-
-    def _steps(self) -> Iterator[Run | nn.Module]:
-        modules = list(self)  # type: ignore[call-overload]
+        modules = list(self._modules.values())  # type: ignore[attr-defined]
+        fusable = not global_hooks()
         start = 0
         while start < len(modules):
-            run = find_run(modules, start) if is_conv(modules[start]) else ""
-            yield run if isinstance(run, Run) else modules[start]
-            start += run.length if isinstance(run, Run) else 1
+            module = modules[start]
+            run = find_run(modules, start) if fusable and is_conv(module) else None
+            if isinstance(run, Run):
+                x = run_fused(run.conv, run.bn, x, run.resample, run.relu, skip, residual)
+                start += run.length
+            else:
+                if residual is not None:
+                    raise NotImplementedError(
+                        "residual is not built yet; add it after a block with relu=False, "
+                        "then apply the ReLU"
+                    )
+                x = module(x if skip is None else torch.cat([x, skip], 1))
+                start += 1
+            skip = residual = None
+        return x
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):

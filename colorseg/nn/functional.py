@@ -9,18 +9,31 @@ from torch.nn.modules import module as torch_module
 from colorseg import ops
 
 PLAIN_CONVS = (nn.Conv2d, nn.ConvTranspose2d)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS = (
+    "_global_forward_hooks",
+    "_global_forward_pre_hooks",
+    "_global_backward_hooks",
+    "_global_backward_pre_hooks",
+)
 
 
 def why_not_readable(module: nn.Module) -> str | None:
     """Why a module's forward cannot be replaced by reading its parameters; None if it can."""
-    if any(getattr(module, name) for name in _HOOKS):
+    if (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    ):
         return "it has hooks"
-    if "forward" in vars(module):
+    if "forward" in module.__dict__:
         return "its forward was replaced"
-    if any(getattr(torch_module, f"_global{name}") for name in _HOOKS):
-        return "global module hooks are set"
     return None
+
+
+def global_hooks() -> bool:
+    """Whether hooks are set that every module's forward runs."""
+    return any(getattr(torch_module, name) for name in _GLOBAL_HOOKS)
 
 
 def why_not_fusable(conv: nn.Module, bn: nn.Module) -> str | None:
@@ -77,10 +90,21 @@ def conv_bn_relu(
     Returns:
         (N, C_out, H_y, W_y).
     """
-    if why_not_fusable(conv, bn) is not None:
+    if global_hooks() or why_not_fusable(conv, bn) is not None:
         return _run_modules(conv, bn, x, resample, relu, skip, residual)
-    assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
-    assert isinstance(bn, nn.BatchNorm2d)
+    return run_fused(conv, bn, x, resample, relu, skip, residual)
+
+
+def run_fused(
+    conv: Any,
+    bn: Any,
+    x: Tensor,
+    resample: str | None,
+    relu: bool,
+    skip: Tensor | None,
+    residual: Tensor | None,
+) -> Tensor:
+    """:func:`conv_bn_relu` of modules that are known to be fusable."""
     batch_statistics = bn.training or (bn.running_mean is None and bn.running_var is None)
     tracked = not bn.training or bn.track_running_stats
     y = ops.conv_bn_relu(
@@ -90,7 +114,7 @@ def conv_bn_relu(
         momentum=_momentum(bn), eps=bn.eps, relu=relu, skip=skip, residual=residual,
     )  # fmt: skip
     if _counts(bn):  # last, so that a batch that was refused leaves no trace
-        bn.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+        bn.num_batches_tracked.add_(1)
     return y
 
 

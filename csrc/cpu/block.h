@@ -5,6 +5,10 @@
 
 namespace colorseg::cpu {
 
+inline Tensor to_dtype(const Tensor& x, ScalarType dtype) {
+  return x.scalar_type() == dtype ? x : torch::stable::to(x, dtype);
+}
+
 inline Tensor widened(const Tensor& x) {  // half types are computed in float32
   const bool half = x.scalar_type() == ScalarType::BFloat16 || x.scalar_type() == ScalarType::Half;
   return half ? torch::stable::to(x, ScalarType::Float) : x;
@@ -13,22 +17,29 @@ inline Tensor widened(const Tensor& x) {  // half types are computed in float32
 inline std::vector<double> doubles_of(const OptionalTensor& t, int64_t channels, double otherwise) {
   std::vector<double> values(channels, otherwise);
   if (!t) return values;
-  const Tensor wide = torch::stable::contiguous(torch::stable::to(*t, ScalarType::Double));
+  if (t->scalar_type() == ScalarType::Float && t->is_contiguous()) {  // spare two calls to ATen
+    std::copy_n(t->const_data_ptr<float>(), channels, values.begin());
+    return values;
+  }
+  const Tensor wide = dense(to_dtype(*t, ScalarType::Double), false);
   std::copy_n(wide.const_data_ptr<double>(), channels, values.begin());
   return values;
 }
 
-inline Tensor vector_of(const std::vector<double>& values, const Tensor& like,
-                        std::optional<ScalarType> dtype = {}) {
+inline Tensor vector_of(const std::vector<double>& values, const Tensor& like, ScalarType dtype) {
   Tensor wide = new_tensor(like, {static_cast<int64_t>(values.size())}, ScalarType::Double);
   std::copy(values.begin(), values.end(), wide.mutable_data_ptr<double>());
-  return torch::stable::to(wide, dtype.value_or(like.scalar_type()));
+  return to_dtype(wide, dtype);
+}
+
+inline Tensor vector_like(const std::vector<double>& values, const Tensor& like) {
+  return vector_of(values, like, like.scalar_type());
 }
 
 inline Tensor scalar_of(const Tensor& like, double value, ScalarType dtype) {
   Tensor wide = new_tensor(like, {}, ScalarType::Double);
   *wide.mutable_data_ptr<double>() = value;
-  return torch::stable::to(wide, dtype);
+  return to_dtype(wide, dtype);
 }
 
 struct Moments {

@@ -67,44 +67,49 @@ PreBatchNorm prepare(const Map& map, const BlockShape& s, const Tensor& z,
   return p;
 }
 
-using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+struct Block {
+  Tensor y;
+  PreBatchNorm pre;
+};
 
-Outputs forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-                const OptionalTensor& skip, const Prologue& prologue, const ConvOptions& o,
-                Resample resample, const BatchNormOptions& bn, bool relu) {
+// Without `keep`, batch norm and ReLU overwrite the map they read wherever y has its size.
+Block forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+              const OptionalTensor& skip, const Prologue& prologue, const ConvOptions& o,
+              Resample resample, const BatchNormOptions& bn, bool relu, bool keep) {
   const BlockShape s =
       check_conv_bn_relu(x, check_conv2d(x, weight, bias, skip, prologue, o), resample, bn);
-  const bool channels_last = is_channels_last(x);
+  const bool channels_last = is_channels_last(x), up = resample == Resample::kUpsample2;
   const Map map = map_of(s, channels_last);
   const Tensor z = widened(
       convolution(conv_input(x, skip, prologue, channels_last), weight, bias, o, channels_last));
-  Tensor y = new_tensor(z, {s.conv.n, s.conv.out_channels, s.y_height, s.y_width}, z.scalar_type(),
-                        channels_last);
-  Outputs out{y, y, y, y, y};
+  Block block{z, {z, z, {}}};
   dispatch_dtype(z, "conv_bn_relu", [&](auto zero) {
     using T = decltype(zero);
-    const PreBatchNorm p = prepare<T>(map, s, z, bn);
-    normalize(map, p.x.const_data_ptr<T>(), affine_of<T>(p.moments, bn.weight, bn.bias, bn.eps),
-              relu, resample == Resample::kUpsample2, y.mutable_data_ptr<T>());
-    out = {torch::stable::to(y, x.scalar_type()), p.x, p.argmax,
-           vector_of(p.moments.mean, z, ScalarType::Double),
-           vector_of(p.moments.var, z, ScalarType::Double)};
+    block.pre = prepare<T>(map, s, z, bn);
+    const Ints sizes{s.conv.n, s.conv.out_channels, s.y_height, s.y_width};
+    block.y = keep || up ? new_tensor(z, sizes, z.scalar_type(), channels_last) : block.pre.x;
+    normalize(map, block.pre.x.const_data_ptr<T>(),
+              affine_of<T>(block.pre.moments, bn.weight, bn.bias, bn.eps), relu, up,
+              block.y.mutable_data_ptr<T>());
   });
-  return out;
+  block.y = to_dtype(block.y, x.scalar_type());
+  return block;
 }
 
-Outputs conv_bn_relu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-                     const OptionalTensor& skip, const OptionalTensor& bn_weight,
-                     const OptionalTensor& bn_bias, const OptionalTensor& running_mean,
-                     const OptionalTensor& running_var, const OptionalTensor& in_scale,
-                     const OptionalTensor& in_shift, bool in_relu, bool in_upsample,
-                     const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups,
-                     bool transposed, const Ints& output_padding, const std::string& resample,
-                     bool training, double eps, bool relu) {
-  return forward(x, weight, bias, skip, {in_scale, in_shift, in_relu, in_upsample},
-                 {stride, padding, dilation, groups, transposed, output_padding},
-                 resample_from(resample),
-                 {bn_weight, bn_bias, running_mean, running_var, training, eps}, relu);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_bn_relu(
+    const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& skip,
+    const OptionalTensor& bn_weight, const OptionalTensor& bn_bias,
+    const OptionalTensor& running_mean, const OptionalTensor& running_var,
+    const OptionalTensor& in_scale, const OptionalTensor& in_shift, bool in_relu, bool in_upsample,
+    const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups, bool transposed,
+    const Ints& output_padding, const std::string& resample, bool training, double eps, bool relu) {
+  const Block block = forward(
+      x, weight, bias, skip, {in_scale, in_shift, in_relu, in_upsample},
+      {stride, padding, dilation, groups, transposed, output_padding}, resample_from(resample),
+      {bn_weight, bn_bias, running_mean, running_var, training, eps}, relu, true);
+  const Moments& m = block.pre.moments;
+  return {block.y, block.pre.x, block.pre.argmax, vector_of(m.mean, x, ScalarType::Double),
+          vector_of(m.var, x, ScalarType::Double)};
 }
 
 Tensor conv_bn_relu_inference(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
@@ -115,10 +120,11 @@ Tensor conv_bn_relu_inference(const Tensor& x, const Tensor& weight, const Optio
                               const Ints& stride, const Ints& padding, const Ints& dilation,
                               int64_t groups, bool transposed, const Ints& output_padding,
                               const std::string& resample, double eps, bool relu) {
-  return std::get<0>(forward(x, weight, bias, skip, {in_scale, in_shift, in_relu, in_upsample},
-                             {stride, padding, dilation, groups, transposed, output_padding},
-                             resample_from(resample),
-                             {bn_weight, bn_bias, running_mean, running_var, false, eps}, relu));
+  return forward(x, weight, bias, skip, {in_scale, in_shift, in_relu, in_upsample},
+                 {stride, padding, dilation, groups, transposed, output_padding},
+                 resample_from(resample),
+                 {bn_weight, bn_bias, running_mean, running_var, false, eps}, relu, false)
+      .y;
 }
 
 // grad_x = scale * (g - sum(g) / n - (x - mean) * sum(g (x - mean)) / (n (var + eps))); without
@@ -161,8 +167,8 @@ BatchNormGradients batch_norm_backward(const Map& map, const BlockShape& s, cons
                  grad_z.mutable_data_ptr<T>());
   std::vector<double> weight(sums.gx);
   for (int64_t c = 0; c < map.channels; ++c) weight[c] /= std::sqrt(m.var[c] + bn.eps);
-  return {grad_z, bn.weight ? vector_of(weight, *bn.weight) : nothing(grad_y),
-          bn.bias ? vector_of(sums.g, *bn.bias) : nothing(grad_y), sums};
+  return {grad_z, bn.weight ? vector_like(weight, *bn.weight) : nothing(grad_y),
+          bn.bias ? vector_like(sums.g, *bn.bias) : nothing(grad_y), sums};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv_bn_relu_backward(
@@ -195,7 +201,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv_
   ConvGradients conv =
       convolution_backward(g.z, x, weight, skip, prologue, o,
                            {needs_input, needs_weight, needs_bias && !training}, channels_last);
-  if (needs_bias && training) conv.bias = vector_of(std::vector<double>(channels), weight);
+  if (needs_bias && training) conv.bias = vector_like(std::vector<double>(channels), weight);
   return {conv.x,   conv.weight, conv.bias,     conv.skip,
           g.weight, g.bias,      conv.in_scale, conv.in_shift};
 }

@@ -32,7 +32,7 @@ Tensor apply_prologue(const Tensor& x_, const Prologue& prologue, bool channels_
     normalize(map, x.const_data_ptr<T>(), affine_of<T>(prologue, map.channels), prologue.relu,
               prologue.upsample, y.mutable_data_ptr<T>());
   });
-  return torch::stable::to(y, x_.scalar_type());
+  return to_dtype(y, x_.scalar_type());
 }
 
 std::tuple<Tensor, Tensor, Tensor> prologue_backward(const Tensor& grad_, const Tensor& x_,
@@ -51,8 +51,8 @@ std::tuple<Tensor, Tensor, Tensor> prologue_backward(const Tensor& grad_, const 
     if (prologue.scale) {
       const GradientSums sums =
           gradient_sums(map, g, values, affine, prologue.relu, prologue.upsample);
-      grad_scale = vector_of(sums.gx, *prologue.scale);
-      grad_shift = vector_of(sums.g, *prologue.scale);
+      grad_scale = vector_like(sums.gx, *prologue.scale);
+      grad_shift = vector_like(sums.g, *prologue.scale);
     }
     gradient_apply(map, g, values, affine, prologue.relu, prologue.upsample, out, false, nullptr,
                    grad_x.mutable_data_ptr<T>());
