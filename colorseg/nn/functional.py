@@ -105,11 +105,13 @@ def run_fused(
     residual: Tensor | None,
 ) -> Tensor:
     """:func:`conv_bn_relu` of modules that are known to be fusable."""
-    batch_statistics = bn.training or (bn.running_mean is None and bn.running_var is None)
-    tracked = not bn.training or bn.track_running_stats
+    weights, norm, stats = conv._parameters, bn._parameters, bn._buffers  # spares __getattr__
+    mean, var = stats["running_mean"], stats["running_var"]
+    batch_statistics = bn.training or (mean is None and var is None)
+    if bn.training and not bn.track_running_stats:
+        mean = var = None
     y = ops.conv_bn_relu(
-        x, conv.weight, conv.bias, bn.weight, bn.bias,
-        bn.running_mean if tracked else None, bn.running_var if tracked else None,
+        x, weights["weight"], weights["bias"], norm["weight"], norm["bias"], mean, var,
         **conv_options(conv), resample=resample, training=batch_statistics,
         momentum=_momentum(bn), eps=bn.eps, relu=relu, skip=skip, residual=residual,
     )  # fmt: skip

@@ -72,11 +72,13 @@ def in_float32(*tensors: Tensor | None, grad: bool) -> bool:
 
     Not where their dtypes differ: that is an error, which the operator words.
     """
-    given = [t for t in tensors if t is not None]
-    if given[0].device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+    x = tensors[0]
+    assert x is not None
+    if x.dtype != torch.float16 and not (grad and x.dtype == torch.bfloat16):
         return False
-    half = torch.bfloat16 if grad else torch.float16
-    return given[0].dtype in (torch.float16, half) and len({t.dtype for t in given}) == 1
+    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return False
+    return all(t is None or t.dtype == x.dtype for t in tensors)
 
 
 def _call(options: ConvOptions, *tensors: Tensor | None) -> Tensor:

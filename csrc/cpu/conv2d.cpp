@@ -1,5 +1,7 @@
 #include "conv2d.h"
 
+#include <cstring>
+
 #include "prologue.h"
 
 namespace colorseg::cpu {
@@ -7,6 +9,8 @@ namespace {
 
 using torch::stable::detail::from;
 using torch::stable::detail::to;
+
+constexpr int64_t kThreadBytes = 1 << 17;  // less to copy than this is not worth waking a thread
 
 bool is_symmetric(const ConvOptions& o) {
   return o.padding[0] == o.padding[1] && o.padding[2] == o.padding[3];
@@ -55,6 +59,31 @@ std::array<Tensor, 3> aten_convolution_backward(const Tensor& grad_y, const Tens
   return grads;
 }
 
+// torch.cat([left, right], 1) of two dense maps: whole images are copied, or pixels in
+// channels_last.
+Tensor joined(const Tensor& left, const Tensor& right, bool channels_last) {
+  const int64_t n = left.size(0), pixels = left.size(2) * left.size(3);
+  const int64_t channels = left.size(1) + right.size(1);
+  Tensor both = new_tensor(left, {n, channels, left.size(2), left.size(3)}, left.scalar_type(),
+                           channels_last);
+  const int64_t pieces = channels_last ? n * pixels : n;
+  if (pieces == 0 || pixels == 0) return both;
+  const int64_t bytes = left.element_size() * (channels_last ? 1 : pixels);
+  const int64_t left_bytes = bytes * left.size(1), right_bytes = bytes * right.size(1);
+  const auto* from_left = static_cast<const char*>(left.const_data_ptr());
+  const auto* from_right = static_cast<const char*>(right.const_data_ptr());
+  auto* to = static_cast<char*>(both.mutable_data_ptr());
+  const int64_t grain = kThreadBytes / (left_bytes + right_bytes) + 1;
+  torch::stable::parallel_for(0, pieces, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      char* piece = to + i * (left_bytes + right_bytes);
+      std::memcpy(piece, from_left + i * left_bytes, left_bytes);
+      std::memcpy(piece + left_bytes, from_right + i * right_bytes, right_bytes);
+    }
+  });
+  return both;
+}
+
 // channels [first, first + count) as a tensor of its own: operators may not return overlapping
 // views
 Tensor channel_slice(Tensor grad, int64_t first, int64_t count) {
@@ -67,15 +96,7 @@ Tensor conv_input(const Tensor& x, const OptionalTensor& skip, const Prologue& p
                   bool channels_last) {
   const Tensor main =
       prologue.any() ? apply_prologue(x, prologue, channels_last) : dense(x, channels_last);
-  if (!skip) return main;
-  const int64_t c = main.size(1);
-  Tensor joined = new_tensor(main, {main.size(0), c + skip->size(1), main.size(2), main.size(3)},
-                             main.scalar_type(), channels_last);
-  Tensor left = torch::stable::narrow(joined, 1, 0, c),
-         right = torch::stable::narrow(joined, 1, c, skip->size(1));
-  torch::stable::copy_(left, main);
-  torch::stable::copy_(right, *skip);
-  return joined;
+  return skip ? joined(main, dense(*skip, channels_last), channels_last) : main;
 }
 
 Tensor convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,

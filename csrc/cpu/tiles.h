@@ -7,6 +7,7 @@
 
 namespace colorseg::cpu {
 
+constexpr int64_t kThreadValues = 16384;  // less work than this is not worth waking a thread
 constexpr int64_t kTileValues =
     8192;  // 32 KB of float32: two such tiles and a line of output share an L2
 
@@ -63,8 +64,10 @@ struct Scratch {
 template <typename T, typename Body>
 void for_each_tile(const Map& map, const Body& body) {
   if (map.n * map.channels * map.height * map.width == 0) return;
-  torch::stable::parallel_for(0, map.tiles(), 1, [&](int64_t begin, int64_t end) {
-    std::vector<T> values(map.tile_rows() * map.row_values());
+  const int64_t tile_values = map.tile_rows() * map.row_values();
+  const int64_t grain = std::max<int64_t>(1, kThreadValues / tile_values);
+  torch::stable::parallel_for(0, map.tiles(), grain, [&](int64_t begin, int64_t end) {
+    std::vector<T> values(tile_values);
     std::vector<int32_t> codes(values.size());
     for (int64_t i = begin; i < end; ++i)
       body(tile_at(map, i), Scratch<T>{values.data(), codes.data()});
