@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from colorseg import ops
 from colorseg.nn.functional import conv_options, global_hooks, run_fused
 from colorseg.nn.padding import conv_padding
 from colorseg.nn.runs import Run, find_run, is_conv
+from colorseg.ops.conv2d import run as run_conv2d
 
 
 class FusedForward:
@@ -145,7 +145,7 @@ class SkipConv2d(nn.Conv2d):
         """``Conv2d.forward(torch.cat([x, skip], 1))``."""
         if self.padding_mode != "zeros":
             return super().forward(x if skip is None else torch.cat([x, skip], 1))
-        return ops.conv2d(x, self.weight, self.bias, skip=skip, **conv_options(self))
+        return run_conv2d((x, self.weight, self.bias, skip), conv_options(self))
 
 
 def run_block(block: nn.Module, x: Tensor, skip: Tensor | None = None) -> Tensor:

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from colorseg import ops
+from colorseg.ops._geometry import ConvOptions
+from colorseg.ops._geometry import conv_options as checked_options
+from colorseg.ops.conv_bn_relu import RESAMPLE, run
 
 PLAIN_CONVS = (nn.Conv2d, nn.ConvTranspose2d)
 _GLOBAL_HOOKS = (
@@ -51,16 +53,15 @@ def why_not_fusable(conv: nn.Module, bn: nn.Module) -> str | None:
     return why_not_readable(conv) or why_not_readable(bn)
 
 
-def conv_options(conv: nn.Conv2d | nn.ConvTranspose2d) -> dict[str, Any]:
-    """A convolution module's settings as keyword arguments of :func:`colorseg.ops.conv2d`."""
-    return {
-        "stride": conv.stride,
-        "padding": 0 if conv.padding == "valid" else conv.padding,
-        "dilation": conv.dilation,
-        "groups": conv.groups,
-        "transposed": isinstance(conv, nn.ConvTranspose2d),
-        "output_padding": conv.output_padding,
-    }
+def conv_options(conv: Any) -> ConvOptions:
+    """The settings of a convolution module as the operators take them."""
+    transposed = isinstance(conv, nn.ConvTranspose2d)
+    if isinstance(conv.padding, str):
+        named = 0 if conv.padding == "valid" else conv.padding
+        return checked_options(conv.weight, conv.stride, named, conv.dilation, conv.groups)
+    top, left = conv.padding
+    stride, dilation, extra = [*conv.stride], [*conv.dilation], [*conv.output_padding]
+    return ConvOptions(stride, [top, top, left, left], dilation, conv.groups, transposed, extra)
 
 
 def conv_bn_relu(
@@ -90,6 +91,8 @@ def conv_bn_relu(
     Returns:
         (N, C_out, H_y, W_y).
     """
+    if resample is not None and resample not in RESAMPLE:
+        raise ValueError(f"resample must be None, 'maxpool2' or 'upsample2', got {resample!r}")
     if global_hooks() or why_not_fusable(conv, bn) is not None:
         return _run_modules(conv, bn, x, resample, relu, skip, residual)
     return run_fused(conv, bn, x, resample, relu, skip, residual)
@@ -110,11 +113,13 @@ def run_fused(
     batch_statistics = bn.training or (mean is None and var is None)
     if bn.training and not bn.track_running_stats:
         mean = var = None
-    y = ops.conv_bn_relu(
-        x, weights["weight"], weights["bias"], norm["weight"], norm["bias"], mean, var,
-        **conv_options(conv), resample=resample, training=batch_statistics,
-        momentum=_momentum(bn), eps=bn.eps, relu=relu, skip=skip, residual=residual,
-    )  # fmt: skip
+    if residual is not None:
+        raise NotImplementedError(
+            "residual is not built yet; add it after a block with relu=False, then apply the ReLU"
+        )
+    tensors = (x, weights["weight"], weights["bias"], skip, norm["weight"], norm["bias"])
+    mode = (resample or "none", batch_statistics, _momentum(bn), bn.eps, relu)
+    y = run(tensors, mean, var, conv_options(conv), *mode)
     if _counts(bn):  # last, so that a batch that was refused leaves no trace
         bn.num_batches_tracked.add_(1)
     return y
@@ -140,8 +145,6 @@ def _run_modules(
     skip: Tensor | None,
     residual: Tensor | None,
 ) -> Tensor:
-    if resample not in (None, "maxpool2", "upsample2"):
-        raise ValueError(f"resample must be None, 'maxpool2' or 'upsample2', got {resample!r}")
     y = conv(x if skip is None else torch.cat([x, skip], 1))
     if resample == "maxpool2":
         y = nn.functional.max_pool2d(y, 2)

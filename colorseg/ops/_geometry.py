@@ -22,8 +22,6 @@ class ConvOptions(NamedTuple):
 
 def pair(name: str, value: Size) -> list[int]:
     """``value`` twice if it is a number, else its two numbers."""
-    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
-        return [*value]  # what modules hold
     if isinstance(value, int):
         return [value, value]
     numbers = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
@@ -38,8 +36,8 @@ def conv_options(
     padding: Size | str,
     dilation: Size,
     groups: int,
-    transposed: bool,
-    output_padding: Size,
+    transposed: bool = False,
+    output_padding: Size = 0,
 ) -> ConvOptions:
     """Validated options of a convolution with ``weight``."""
     if not isinstance(groups, int):

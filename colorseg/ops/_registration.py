@@ -10,8 +10,9 @@ from torch.autograd import forward_ad
 _autocast_library = torch.library.Library("colorseg", "IMPL")
 
 
-def check_device(op: str, x: Tensor) -> None:
+def check_device(op: str, x: Tensor | None) -> None:
     """Raise if ``op`` has no kernel for the device of ``x``, or ``x`` carries a tangent."""
+    assert x is not None
     if x.device.type not in ("cpu", "meta"):
         raise RuntimeError(
             f"{op} has no kernel for {x.device.type} tensors in this build of colorseg; "
@@ -52,11 +53,48 @@ def defined(grad: Tensor) -> Tensor | None:
     return None if grad.dim() == 1 and grad.numel() == 0 else grad
 
 
-def refuse_second_derivative(name: str) -> None:
-    """Make differentiating the backward operator ``name`` an error instead of a silent zero."""
+def register_autograd(
+    name: str, backward: Callable[..., Any], setup_context: Callable[..., None]
+) -> Callable[..., Any]:
+    """Register the derivative of ``colorseg::name`` and return how to call the operator.
+
+    The result takes the operator's arguments and ``grad``, whether autograd will want a gradient.
+    In eager mode it is an ``autograd.Function`` around the kernel, or the kernel alone: what
+    ``torch.library`` makes of a registered derivative costs 100 us a call, a network's whole
+    forward at batch 1.  Tracing, functorch and autocast get the operator itself.
+    """
+    op = getattr(torch.ops.colorseg, name).default
+    torch.library.register_autograd(f"colorseg::{name}", backward, setup_context=setup_context)
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            output = op(*args)
+        setup_context(ctx, args, output)
+        return output
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    eager = type(name, (torch.autograd.Function,), members)
+
+    def call(*args: Any, grad: bool) -> Any:
+        if (
+            torch.compiler.is_compiling()
+            or torch._C._are_functorch_transforms_active()
+            or torch._C._is_any_autocast_enabled()
+        ):
+            return op(*args)
+        if grad:
+            return eager.apply(*args)  # type: ignore[attr-defined]
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args)
+
+    _refuse_second_derivative(f"{name}_backward", name)
+    return call
+
+
+def _refuse_second_derivative(name: str, forward: str) -> None:
+    """Make differentiating the backward operator an error instead of a silent zero."""
 
     def backward(ctx: Any, *grads: Tensor | None) -> NoReturn:
-        forward = name.removesuffix("_backward")
         raise RuntimeError(
             f"colorseg.ops.{forward} has no second derivative; for gradients of gradients use "
             f"colorseg.reference.{forward}, or colorseg.unfuse(model)"
@@ -95,7 +133,8 @@ def _cast(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return value.to(dtype)
 
 
-def computed_in_float32(call: Callable[..., Any], x: Tensor, *others: Tensor | None) -> Any:
-    """``call(x, *others)`` with half tensors widened, the result back in the dtype of ``x``."""
-    y = call(x.float(), *(None if t is None else t.float() for t in others))
-    return y.to(x.dtype)
+def computed_in_float32(call: Callable[..., Any], *tensors: Tensor | None) -> Any:
+    """``call(*tensors)`` with half tensors widened, the result back in the dtype of the first."""
+    y = call(*(None if t is None else t.float() for t in tensors))
+    assert tensors[0] is not None
+    return y.to(tensors[0].dtype)

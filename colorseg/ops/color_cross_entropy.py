@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from colorseg.ops._registration import check_device, empty, refuse_second_derivative
+from colorseg.ops._registration import check_device, empty, needs_grad, register_autograd
 from colorseg.ops.nearest_color import check_palette, check_rgb
 
 REDUCTIONS = ("none", "mean", "sum")
@@ -64,9 +64,9 @@ def color_cross_entropy(
             check_palette(palette)
     if logits.dtype in (torch.bfloat16, torch.float16):
         logits = logits.float()
-    loss, _, _, *stats = torch.ops.colorseg.color_cross_entropy.default(
-        logits, target, palette, weight, ignore_index, label_smoothing, reduction, return_stats
-    )
+    options = (weight, ignore_index, label_smoothing, reduction, return_stats)
+    grad = needs_grad(logits)
+    loss, _, _, *stats = _color_cross_entropy(logits, target, palette, *options, grad=grad)
     return (loss, *stats) if return_stats else loss
 
 
@@ -109,7 +109,4 @@ def _backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Any, ...]:
     return grad, *[None] * 7
 
 
-torch.library.register_autograd(
-    "colorseg::color_cross_entropy", _backward, setup_context=_setup_context
-)
-refuse_second_derivative("color_cross_entropy_backward")
+_color_cross_entropy = register_autograd("color_cross_entropy", _backward, _setup_context)

@@ -13,8 +13,8 @@ from colorseg.ops._registration import (
     defined,
     empty,
     needs_grad,
-    refuse_second_derivative,
     register_autocast,
+    register_autograd,
 )
 
 NO_PROLOGUE = (None, None, False, False)  # in_scale, in_shift, in_relu, in_upsample
@@ -59,12 +59,17 @@ def conv2d(
         RuntimeError: shapes, dtypes or devices do not fit.
         TypeError, ValueError: an option is not one of those above.
     """
-    check_device("conv2d", x)
     options = conv_options(weight, stride, padding, dilation, groups, transposed, output_padding)
-    tensors = (x, weight, bias, skip)
-    if in_float32(*tensors, grad=needs_grad(*tensors)):
-        return computed_in_float32(partial(_call, options), *tensors)
-    return _call(options, *tensors)
+    return run((x, weight, bias, skip), options)
+
+
+def run(tensors: tuple[Tensor | None, ...], options: ConvOptions) -> Tensor:
+    """:func:`conv2d` of (x, weight, bias, skip) with checked options."""
+    check_device("conv2d", tensors[0])
+    grad = needs_grad(*tensors)
+    if in_float32(*tensors, grad=grad):
+        return computed_in_float32(partial(_call, options, grad), *tensors)
+    return _call(options, grad, *tensors)
 
 
 def in_float32(*tensors: Tensor | None, grad: bool) -> bool:
@@ -81,8 +86,8 @@ def in_float32(*tensors: Tensor | None, grad: bool) -> bool:
     return all(t is None or t.dtype == x.dtype for t in tensors)
 
 
-def _call(options: ConvOptions, *tensors: Tensor | None) -> Tensor:
-    return torch.ops.colorseg.conv2d.default(*tensors, *NO_PROLOGUE, *options)
+def _call(options: ConvOptions, grad: bool, *tensors: Tensor | None) -> Tensor:
+    return _conv2d(*tensors, *NO_PROLOGUE, *options, grad=grad)
 
 
 @torch.library.register_fake("colorseg::conv2d")
@@ -124,6 +129,5 @@ def _backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
     return *map(defined, grads), *[None] * len(ctx.options)
 
 
-torch.library.register_autograd("colorseg::conv2d", _backward, setup_context=_setup_context)
-refuse_second_derivative("conv2d_backward")
+_conv2d = register_autograd("conv2d", _backward, _setup_context)
 register_autocast("conv2d", cast=(0, 1, 2, 3))

@@ -13,8 +13,8 @@ from colorseg.ops._registration import (
     empty,
     memory_format,
     needs_grad,
-    refuse_second_derivative,
     register_autocast,
+    register_autograd,
 )
 from colorseg.ops.conv2d import NO_PROLOGUE, fake_gradients, in_float32
 
@@ -75,7 +75,6 @@ def conv_bn_relu(
         RuntimeError: shapes, dtypes or devices do not fit; one value per channel in training.
         TypeError, ValueError: an option is not one of those above.
     """
-    check_device("conv_bn_relu", x)
     if residual is not None:
         raise NotImplementedError(
             "residual is not built yet; add it after a block with relu=False, then apply the ReLU"
@@ -85,20 +84,36 @@ def conv_bn_relu(
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean and running_var go together: pass both or neither")
     options = conv_options(weight, stride, padding, dilation, groups, transposed, output_padding)
-    tail = (*NO_PROLOGUE, *options, resample or "none")
     tensors = (x, weight, bias, skip, bn_weight, bn_bias)
+    mode = (resample or "none", training, momentum, eps, relu)
+    return run(tensors, running_mean, running_var, options, *mode)
+
+
+def run(
+    tensors: tuple[Tensor | None, ...],
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    options: ConvOptions,
+    resample: str,
+    training: bool,
+    momentum: float,
+    eps: float,
+    relu: bool,
+) -> Tensor:
+    """:func:`conv_bn_relu` of (x, weight, bias, skip, bn_weight, bn_bias), options checked."""
+    check_device("conv_bn_relu", tensors[0])
+    grad = needs_grad(*tensors)
+    tail = (running_mean, running_var, *NO_PROLOGUE, *options, resample)
 
     def call(*tensors: Tensor | None) -> Tensor:
-        if not training and not needs_grad(*tensors):
-            args = (*tensors, running_mean, running_var, *tail, eps, relu)
-            return torch.ops.colorseg.conv_bn_relu_inference.default(*args)
-        args = (*tensors, running_mean, running_var, *tail, training, eps, relu)
-        y, _, _, mean, var = torch.ops.colorseg.conv_bn_relu.default(*args)
+        if not training and not grad:
+            return torch.ops.colorseg.conv_bn_relu_inference.default(*tensors, *tail, eps, relu)
+        y, _, _, mean, var = _conv_bn_relu(*tensors, *tail, training, eps, relu, grad=grad)
         if training and running_mean is not None and running_var is not None:
             _update_running_statistics(running_mean, running_var, mean, var, y, momentum)
         return y
 
-    if in_float32(*tensors[:4], grad=needs_grad(*tensors)):
+    if in_float32(*tensors[:4], grad=grad):
         return computed_in_float32(call, *tensors)
     return call(*tensors)
 
@@ -180,7 +195,6 @@ def _backward(ctx: Any, grad_y: Tensor | None, *_: None) -> tuple[Any, ...]:
     return *conv_bn, None, None, grad_in_scale, grad_in_shift, *[None] * len(ctx.options)
 
 
-torch.library.register_autograd("colorseg::conv_bn_relu", _backward, setup_context=_setup_context)
-refuse_second_derivative("conv_bn_relu_backward")
+_conv_bn_relu = register_autograd("conv_bn_relu", _backward, _setup_context)
 register_autocast("conv_bn_relu", cast=(0, 1, 2, 3))
 register_autocast("conv_bn_relu_inference", cast=(0, 1, 2, 3))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from colorseg.ops._registration import check_device, empty, refuse_second_derivative
+from colorseg.ops._registration import check_device, empty, needs_grad, register_autograd
 from colorseg.ops.color_cross_entropy import REDUCTIONS
 
 
@@ -69,7 +69,7 @@ def soft_iou_loss(
         weight,
         reduction,
     )
-    return torch.ops.colorseg.soft_iou_loss.default(logits, target, *options)[0]
+    return _soft_iou_loss(logits, target, *options, grad=needs_grad(logits))[0]
 
 
 def _class_ids(classes: str | Sequence[int], logits: Tensor) -> list[int]:
@@ -127,5 +127,4 @@ def _backward(ctx: Any, grad_loss: Tensor | None, _: None) -> tuple[Any, ...]:
     return grad, *[None] * 8
 
 
-torch.library.register_autograd("colorseg::soft_iou_loss", _backward, setup_context=_setup_context)
-refuse_second_derivative("soft_iou_loss_backward")
+_soft_iou_loss = register_autograd("soft_iou_loss", _backward, _setup_context)

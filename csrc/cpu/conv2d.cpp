@@ -1,5 +1,7 @@
 #include "conv2d.h"
 
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
+
 #include <cstring>
 
 #include "prologue.h"
@@ -99,21 +101,18 @@ Tensor conv_input(const Tensor& x, const OptionalTensor& skip, const Prologue& p
   return skip ? joined(main, dense(*skip, channels_last), channels_last) : main;
 }
 
-Tensor convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
+Tensor convolution(const Tensor& input_, const Tensor& weight_, const OptionalTensor& bias,
                    const ConvOptions& o, bool channels_last) {
+  const Tensor input = padded(input_, o);
   // ATen lets a channels_last weight decide the layout of the output; here x decides
-  std::array<StableIValue, 9> stack{from(padded(input, o)),
-                                    from(channels_last ? weight : dense(weight, false)),
-                                    from(bias),
-                                    from(o.stride),
-                                    from(aten_padding(o)),
-                                    from(o.dilation),
-                                    from(o.transposed),
-                                    from(o.output_padding),
-                                    from(o.groups)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
-  return dense(to<Tensor>(stack[0]), channels_last);
+  const Tensor weight = channels_last ? weight_ : dense(weight_, false);
+  const Ints padding = aten_padding(o);
+  AtenTensorHandle bias_handle = bias ? bias->get() : nullptr, result;
+  // the C shim, which spares packing every argument for the dispatcher
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_convolution(
+      input.get(), weight.get(), bias ? &bias_handle : nullptr, o.stride.data(), 2, padding.data(),
+      2, o.dilation.data(), 2, o.transposed, o.output_padding.data(), 2, o.groups, &result));
+  return dense(Tensor(result), channels_last);
 }
 
 ConvGradients convolution_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight,
