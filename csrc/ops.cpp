@@ -17,7 +17,7 @@ STABLE_TORCH_LIBRARY(colorseg, m) {
       "Tensor? in_shift, "
       "bool in_relu, bool in_upsample, int[] stride, int[] padding, int[] dilation, int groups, "
       "bool transposed, "
-      "int[] output_padding, bool needs_input, bool needs_weight, bool needs_bias) "
+      "int[] output_padding, bool needs_x, bool needs_skip, bool needs_weight, bool needs_bias) "
       "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_skip, Tensor "
       "grad_in_scale, "
       "Tensor grad_in_shift)");
@@ -39,8 +39,8 @@ STABLE_TORCH_LIBRARY(colorseg, m) {
       "Tensor? in_shift, "
       "bool in_relu, bool in_upsample, int[] stride, int[] padding, int[] dilation, int groups, "
       "bool transposed, "
-      "int[] output_padding, str resample, bool training, float eps, bool relu, bool needs_input, "
-      "bool needs_weight, bool needs_bias) "
+      "int[] output_padding, str resample, bool training, float eps, bool relu, bool needs_x, "
+      "bool needs_skip, bool needs_weight, bool needs_bias) "
       "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_skip, Tensor "
       "grad_bn_weight, "
       "Tensor grad_bn_bias, Tensor grad_in_scale, Tensor grad_in_shift)");

@@ -87,6 +87,20 @@ def test_layout_of_the_input_decides_even_with_a_channels_last_weight():
     assert ops.conv2d(x, weight, bias, **options).is_contiguous()
 
 
+@pytest.mark.parametrize("wanted", ["x", "weight", "bias", "skip"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_gradient_of_one_input(groups, wanted):
+    """What nobody asks for is not computed, and the rest is the same."""
+    inputs, options = make_inputs((2, 8, 10), torch.float64, skip=True, padding=1, groups=groups)
+    which = ["x", "weight", "bias", "skip"].index(wanted)
+    results = []
+    for module in (ops, reference):
+        tensors = [t.detach().requires_grad_(i == which) for i, t in enumerate(inputs)]
+        y = with_skip(module.conv2d)(*tensors, **options)
+        results.append(torch.autograd.grad(y, tensors[which], torch.ones_like(y))[0])
+    assert_close(*results)
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 def test_gradcheck(transposed):
     inputs, options = make_inputs(
@@ -135,7 +149,7 @@ def test_opcheck(skip):
     )
     plain = [None if t is None else t.detach() for t in (x, weight, skipped)]
     grad = torch.randn(2, OUT, 5, 6)
-    needs = (True, True, True)
+    needs = (True, skip, True, True)
     torch.library.opcheck(
         torch.ops.colorseg.conv2d_backward.default,
         (grad, *plain, None, None, False, False, *tail, *needs),

@@ -108,6 +108,7 @@ def test_opcheck_backward(resample):
         True,
         True,
         True,
+        True,
     )
     checks = ("test_schema", "test_faketensor")
     torch.library.opcheck(

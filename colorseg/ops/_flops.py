@@ -28,8 +28,8 @@ def _conv2d(x, weight, *rest, out_shape=None, **kwargs):  # type: ignore[no-unty
 
 @register_flop_formula(torch.ops.colorseg.conv2d_backward)
 def _conv2d_backward(grad_y, x, weight, *rest, out_shape=None, **kwargs):  # type: ignore[no-untyped-def]
-    needs_input, needs_weight, _ = rest[-3:]
-    return _forward(x, weight, rest[4], rest[5:11]) * (needs_input + needs_weight)
+    needs_x, needs_skip, needs_weight, _ = rest[-4:]
+    return _forward(x, weight, rest[4], rest[5:11]) * ((needs_x or needs_skip) + needs_weight)
 
 
 @register_flop_formula([torch.ops.colorseg.conv_bn_relu, torch.ops.colorseg.conv_bn_relu_inference])
@@ -39,5 +39,5 @@ def _conv_bn_relu(x, weight, *rest, out_shape=None, **kwargs):  # type: ignore[n
 
 @register_flop_formula(torch.ops.colorseg.conv_bn_relu_backward)
 def _conv_bn_relu_backward(grad_y, x, weight, *rest, out_shape=None, **kwargs):  # type: ignore[no-untyped-def]
-    needs_input, needs_weight, _ = rest[-3:]
-    return _forward(x, weight, rest[10], rest[11:17]) * (needs_input + needs_weight)
+    needs_x, needs_skip, needs_weight, _ = rest[-4:]
+    return _forward(x, weight, rest[10], rest[11:17]) * ((needs_x or needs_skip) + needs_weight)

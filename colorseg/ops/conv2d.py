@@ -97,11 +97,11 @@ def _(x, weight, bias, skip, in_scale, in_shift, in_relu, in_upsample, *options)
 
 @torch.library.register_fake("colorseg::conv2d_backward")
 def _(grad_y, x, weight, skip, in_scale, in_shift, in_relu, in_upsample, *rest):  # type: ignore[no-untyped-def]
-    return fake_gradients(grad_y.shape[1], x, weight, skip, in_scale, *rest[-3:])
+    return fake_gradients(grad_y.shape[1], x, weight, skip, in_scale, *rest[-4:])
 
 
 def fake_gradients(  # type: ignore[no-untyped-def]
-    out_channels, x, weight, skip, in_scale, needs_input, needs_weight, needs_bias
+    out_channels, x, weight, skip, in_scale, needs_x, needs_skip, needs_weight, needs_bias
 ):
     """Fake gradients of (x, weight, bias, skip, in_scale, in_shift), empty where not needed."""
 
@@ -110,8 +110,8 @@ def fake_gradients(  # type: ignore[no-untyped-def]
 
     grad_weight = empty(weight, weight.shape) if needs_weight else weight.new_empty(0)
     grad_bias = weight.new_empty(out_channels if needs_bias else 0)
-    per_channel = [like(in_scale, needs_input) for _ in range(2)]
-    return like(x, needs_input), grad_weight, grad_bias, like(skip, needs_input), *per_channel
+    per_channel = [like(in_scale, needs_x) for _ in range(2)]
+    return like(x, needs_x), grad_weight, grad_bias, like(skip, needs_skip), *per_channel
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -122,9 +122,19 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
     x, weight, skip, in_scale, in_shift = ctx.saved_tensors
     needs = ctx.needs_input_grad
-    needs_input = needs[0] or needs[3] or needs[4] or needs[5]
+    needs_x = needs[0] or needs[4] or needs[5]
     grads = torch.ops.colorseg.conv2d_backward.default(
-        grad_y, x, weight, skip, in_scale, in_shift, *ctx.options, needs_input, needs[1], needs[2]
+        grad_y,
+        x,
+        weight,
+        skip,
+        in_scale,
+        in_shift,
+        *ctx.options,
+        needs_x,
+        needs[3],
+        needs[1],
+        needs[2],
     )
     return *map(defined, grads), *[None] * len(ctx.options)
 

@@ -168,7 +168,7 @@ def _(*args):  # type: ignore[no-untyped-def]
 @torch.library.register_fake("colorseg::conv_bn_relu_backward")
 def _(grad_y, x, weight, skip, bn_weight, bn_bias, pre_bn, argmax, mean, var, in_scale, *rest):  # type: ignore[no-untyped-def]
     *conv, grad_in_scale, grad_in_shift = fake_gradients(
-        grad_y.shape[1], x, weight, skip, in_scale, *rest[-3:]
+        grad_y.shape[1], x, weight, skip, in_scale, *rest[-4:]
     )
     bn = [x.new_empty(0) if t is None else torch.empty_like(t) for t in (bn_weight, bn_bias)]
     return *conv, *bn, grad_in_scale, grad_in_shift
@@ -187,9 +187,9 @@ def _backward(ctx: Any, grad_y: Tensor | None, *_: None) -> tuple[Any, ...]:
     needs = ctx.needs_input_grad
     if grad_y is None:
         return (None,) * len(needs)
-    needs_input = needs[0] or needs[3] or needs[8] or needs[9]
+    needs_x = needs[0] or needs[8] or needs[9]
     grads = torch.ops.colorseg.conv_bn_relu_backward.default(
-        grad_y, *ctx.saved_tensors, *ctx.options, needs_input, needs[1], needs[2]
+        grad_y, *ctx.saved_tensors, *ctx.options, needs_x, needs[3], needs[1], needs[2]
     )
     *conv_bn, grad_in_scale, grad_in_shift = map(defined, grads)
     return *conv_bn, None, None, grad_in_scale, grad_in_shift, *[None] * len(ctx.options)

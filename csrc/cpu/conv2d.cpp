@@ -34,13 +34,18 @@ Tensor unpadded(Tensor grad, const ConvOptions& o, int64_t height, int64_t width
   return torch::stable::narrow(rows, 3, o.padding[2], width);
 }
 
-// grad of a convolution: [input, weight, bias], empty where the mask is false
-std::array<Tensor, 3> aten_convolution_backward(const Tensor& grad_y, const Tensor& input,
-                                                const Tensor& weight, const ConvOptions& o,
-                                                Needs needs) {
-  const bool mask[3] = {needs.input, needs.weight, needs.bias};
+struct Mask {
+  bool input, weight, bias;
+};
+
+// Gradients of a convolution of `input`: [input, weight, bias], empty where the mask is false.
+std::array<Tensor, 3> aten_backward(const Tensor& grad_y, const Tensor& input_,
+                                    const Tensor& weight_, const ConvOptions& o, Mask wanted,
+                                    bool channels_last) {
+  const Tensor input = padded(input_, o), weight = channels_last ? weight_ : dense(weight_, false);
+  const bool mask[3] = {wanted.input, wanted.weight, wanted.bias};
   const std::optional<Ints> bias_sizes =
-      needs.bias ? std::optional<Ints>(Ints{grad_y.size(1)}) : std::optional<Ints>();
+      wanted.bias ? std::optional<Ints>(Ints{grad_y.size(1)}) : std::optional<Ints>();
   std::array<StableIValue, 11> stack{from(grad_y),
                                      from(input),
                                      from(weight),
@@ -54,11 +59,12 @@ std::array<Tensor, 3> aten_convolution_backward(const Tensor& grad_y, const Tens
                                      from(torch::headeronly::HeaderOnlyArrayRef<bool>(mask, 3))};
   STABLE_TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
-  std::array<Tensor, 3> grads{to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2])};
-  for (Tensor& g : grads) {
-    if (!g.defined()) g = nothing(weight);
-  }
-  return grads;
+  const Tensor grads[] = {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2])};
+  const int64_t height = input_.size(2), width = input_.size(3);
+  return {
+      wanted.input ? dense(unpadded(grads[0], o, height, width), channels_last) : nothing(input),
+      wanted.weight ? dense(grads[1], is_channels_last(weight_)) : nothing(weight),
+      wanted.bias ? grads[2] : nothing(weight)};
 }
 
 // torch.cat([left, right], 1) of two dense maps: whole images are copied, or pixels in
@@ -86,18 +92,28 @@ Tensor joined(const Tensor& left, const Tensor& right, bool channels_last) {
   return both;
 }
 
+// The part of the weight that meets input channels [first, first + count); groups are 1.
+Tensor weight_slice(const Tensor& weight, const ConvOptions& o, int64_t first, int64_t count) {
+  Tensor whole = weight;
+  return torch::stable::contiguous(
+      torch::stable::narrow(whole, o.transposed ? 0 : 1, first, count));
+}
+
 // channels [first, first + count) as a tensor of its own: operators may not return overlapping
 // views
 Tensor channel_slice(Tensor grad, int64_t first, int64_t count) {
   return torch::stable::clone(torch::stable::narrow(grad, 1, first, count));
 }
 
+Tensor with_prologue(const Tensor& x, const Prologue& prologue, bool channels_last) {
+  return prologue.any() ? apply_prologue(x, prologue, channels_last) : dense(x, channels_last);
+}
+
 }  // namespace
 
 Tensor conv_input(const Tensor& x, const OptionalTensor& skip, const Prologue& prologue,
                   bool channels_last) {
-  const Tensor main =
-      prologue.any() ? apply_prologue(x, prologue, channels_last) : dense(x, channels_last);
+  const Tensor main = with_prologue(x, prologue, channels_last);
   return skip ? joined(main, dense(*skip, channels_last), channels_last) : main;
 }
 
@@ -115,24 +131,38 @@ Tensor convolution(const Tensor& input_, const Tensor& weight_, const OptionalTe
   return dense(Tensor(result), channels_last);
 }
 
-ConvGradients convolution_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight,
+ConvGradients convolution_backward(const Tensor& grad_y_, const Tensor& x, const Tensor& weight,
                                    const OptionalTensor& skip, const Prologue& prologue,
                                    const ConvOptions& o, Needs needs, bool channels_last) {
-  const Tensor input = conv_input(x, skip, prologue, channels_last);
-  auto [grad_input, grad_weight, grad_bias] =
-      aten_convolution_backward(dense(grad_y, channels_last), padded(input, o),
-                                channels_last ? weight : dense(weight, false), o, needs);
-  ConvGradients g{nothing(x), grad_weight, grad_bias, nothing(x), nothing(x), nothing(x)};
-  if (needs.weight) g.weight = dense(grad_weight, is_channels_last(weight));
-  if (!needs.input) return g;
-  g.x = dense(unpadded(grad_input, o, input.size(2), input.size(3)), channels_last);
-  if (skip) {
-    const Tensor both = g.x;
-    g.x = channel_slice(both, 0, x.size(1));
-    g.skip = channel_slice(both, x.size(1), skip->size(1));
+  const Tensor grad_y = dense(grad_y_, channels_last);
+  const Tensor main = with_prologue(x, prologue, channels_last);
+  ConvGradients g{nothing(x), nothing(x), nothing(x), nothing(x), nothing(x), nothing(x)};
+  const auto backward = [&](const Tensor& input, const Tensor& w, Mask wanted) {
+    return aten_backward(grad_y, input, w, o, wanted, channels_last);
+  };
+  if (!skip) {
+    std::tie(g.x, g.weight, g.bias) =
+        std::tuple_cat(backward(main, weight, {needs.x, needs.weight, needs.bias}));
+  } else {
+    const Tensor second = dense(*skip, channels_last);
+    const int64_t split = x.size(1), rest = skip->size(1);
+    const bool grouped = o.groups > 1;  // then no slice of the weight belongs to one input
+    const Mask mask{grouped && (needs.x || needs.skip), needs.weight, needs.bias};
+    if (mask.input || mask.weight || mask.bias) {
+      Tensor both;
+      std::tie(both, g.weight, g.bias) =
+          std::tuple_cat(backward(joined(main, second, channels_last), weight, mask));
+      if (mask.input && needs.x) g.x = channel_slice(both, 0, split);
+      if (mask.input && needs.skip) g.skip = channel_slice(both, split, rest);
+    }
+    const Mask input_only{true, false, false};
+    if (needs.x && !grouped) g.x = backward(main, weight_slice(weight, o, 0, split), input_only)[0];
+    if (needs.skip && !grouped)
+      g.skip = backward(second, weight_slice(weight, o, split, rest), input_only)[0];
   }
-  if (prologue.any())
+  if (needs.x && prologue.any()) {
     std::tie(g.x, g.in_scale, g.in_shift) = prologue_backward(g.x, x, prologue, channels_last);
+  }
   return g;
 }
 
@@ -154,13 +184,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv2d_backward(
     const Tensor& grad_y, const Tensor& x, const Tensor& weight, const OptionalTensor& skip,
     const OptionalTensor& in_scale, const OptionalTensor& in_shift, bool in_relu, bool in_upsample,
     const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups, bool transposed,
-    const Ints& output_padding, bool needs_input, bool needs_weight, bool needs_bias) {
+    const Ints& output_padding, bool needs_x, bool needs_skip, bool needs_weight, bool needs_bias) {
   const ConvOptions o{stride, padding, dilation, groups, transposed, output_padding};
   const Prologue prologue{in_scale, in_shift, in_relu, in_upsample};
   check_conv2d(x, weight, {}, skip, prologue, o);
   const ConvGradients g =
       convolution_backward(grad_y, x, weight, skip, prologue, o,
-                           {needs_input, needs_weight, needs_bias}, is_channels_last(x));
+                           {needs_x, needs_skip, needs_weight, needs_bias}, is_channels_last(x));
   return {g.x, g.weight, g.bias, g.skip, g.in_scale, g.in_shift};
 }
 

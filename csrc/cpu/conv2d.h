@@ -17,7 +17,7 @@ struct ConvGradients {
 };
 
 struct Needs {
-  bool input, weight, bias;
+  bool x, skip, weight, bias;
 };
 
 ConvGradients convolution_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight,

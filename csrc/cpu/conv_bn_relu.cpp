@@ -178,7 +178,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv_
     const OptionalTensor& in_shift, bool in_relu, bool in_upsample, const Ints& stride,
     const Ints& padding, const Ints& dilation, int64_t groups, bool transposed,
     const Ints& output_padding, const std::string& resample, bool training, double eps, bool relu,
-    bool needs_input, bool needs_weight, bool needs_bias) {
+    bool needs_x, bool needs_skip, bool needs_weight, bool needs_bias) {
   const ConvOptions o{stride, padding, dilation, groups, transposed, output_padding};
   const Prologue prologue{in_scale, in_shift, in_relu, in_upsample};
   const BatchNormOptions bn{bn_weight, bn_bias, mean, var, training, eps};
@@ -198,9 +198,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv_
                                relu);
   });
   // Under batch statistics the convolution's bias cancels: its gradient is exactly 0.
-  ConvGradients conv =
-      convolution_backward(g.z, x, weight, skip, prologue, o,
-                           {needs_input, needs_weight, needs_bias && !training}, channels_last);
+  ConvGradients conv = convolution_backward(
+      g.z, x, weight, skip, prologue, o,
+      {needs_x, needs_skip, needs_weight, needs_bias && !training}, channels_last);
   if (needs_bias && training) conv.bias = vector_like(std::vector<double>(channels), weight);
   return {conv.x,   conv.weight, conv.bias,     conv.skip,
           g.weight, g.bias,      conv.in_scale, conv.in_shift};
