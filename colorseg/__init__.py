@@ -9,7 +9,17 @@ from typing import Any
 
 from colorseg._version import __version__
 
-_MODULES = ("data", "metrics", "models", "nn", "ops", "palette", "reference", "training")
+_MODULES = (
+    "benchmark",
+    "data",
+    "metrics",
+    "models",
+    "nn",
+    "ops",
+    "palette",
+    "reference",
+    "training",
+)
 _FUNCTIONS = {
     "build_info": "colorseg._extension",
     "fuse": "colorseg.nn",
