@@ -58,7 +58,7 @@ inline PixelShape check_color_cross_entropy(const Tensor& logits, const Tensor& 
                                             const OptionalTensor& weight, double label_smoothing) {
   const PixelShape s = check_logits(logits);
   STD_TORCH_CHECK(s.channels > 0, "logits must have at least one channel, got ", shape_of(logits));
-  check_per_channel("weight", weight, s.channels, logits);
+  check_per_channel("weight", weight, s.channels, logits, "the logits");
   STD_TORCH_CHECK(label_smoothing >= 0 && label_smoothing <= 1,
                   "label_smoothing must be in 0..1, got ", label_smoothing);
   if (target.dim() != 4) {

@@ -77,14 +77,14 @@ inline void check_same_kind(const char* name, const Tensor& t, const Tensor& x) 
 
 // A per-channel vector, in x's dtype or float32.
 inline void check_per_channel(const char* name, const OptionalTensor& t, int64_t channels,
-                              const Tensor& x) {
+                              const Tensor& x, const char* of = "x") {
   if (!t) return;
   STD_TORCH_CHECK(t->dim() == 1 && t->size(0) == channels, name, " must have shape (", channels,
                   "), got ", shape_of(*t));
   STD_TORCH_CHECK(t->scalar_type() == x.scalar_type() || t->scalar_type() == ScalarType::Float,
-                  name, " must have the dtype of x, ", toString(x.scalar_type()),
+                  name, " must have the dtype of ", of, ", ", toString(x.scalar_type()),
                   ", or float32, got ", toString(t->scalar_type()));
-  STD_TORCH_CHECK(t->device() == x.device(), name, " must be on the device of x");
+  STD_TORCH_CHECK(t->device() == x.device(), name, " must be on the device of ", of);
 }
 
 }  // namespace colorseg

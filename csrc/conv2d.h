@@ -60,6 +60,10 @@ inline ConvShape check_conv2d(const Tensor& x, const Tensor& weight, const Optio
                   " dimensions: ", shape_of(x));
   STD_TORCH_CHECK(weight.dim() == 4, "weight must have 4 dimensions, got ", weight.dim(), ": ",
                   shape_of(weight));
+  const ScalarType dtype = x.scalar_type();
+  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double ||
+                      dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
+                  "x must be float32, float64, bfloat16 or float16, got ", toString(dtype));
   check_same_kind("weight", weight, x);
   const int64_t scale = prologue.upsample ? 2 : 1;
   ConvShape s{x.size(0), x.size(1), 0, scale * x.size(2), scale * x.size(3), 0, 0, 0};

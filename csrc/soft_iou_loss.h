@@ -24,7 +24,8 @@ inline PixelShape check_soft_iou_loss(const Tensor& logits, const Tensor& target
   for (int64_t id : o.classes) {
     STD_TORCH_CHECK(id >= 0 && id < s.channels, "class ", id, " is not in 0..", s.channels - 1);
   }
-  check_per_channel("weight", o.weight, static_cast<int64_t>(o.classes.size()), logits);
+  check_per_channel("weight", o.weight, static_cast<int64_t>(o.classes.size()), logits,
+                    "the logits");
   return s;
 }
 

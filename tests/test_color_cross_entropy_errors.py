@@ -69,6 +69,7 @@ ERRORS = [
     ),
     ({"target": RGB, "palette": (PALETTE * 255).byte()}, TypeError, "divide 8-bit colors by 255"),
     ({"weight": torch.ones(4)}, RuntimeError, "weight must have shape (5), got (4)"),
+    ({"weight": torch.ones(5, requires_grad=True)}, ValueError, "weight is not differentiated"),
     ({"label_smoothing": 1.5}, RuntimeError, "label_smoothing must be in 0..1, got 1.5"),
     ({"reduction": "max"}, ValueError, "reduction must be one of none, mean, sum, got 'max'"),
     ({"soft_neighbors": 5}, NotImplementedError, "soft_neighbors is not built yet"),

@@ -218,6 +218,7 @@ ERRORS = [
         RuntimeError,
         "weight must have the dtype of x, Half, got Float",
     ),
+    ({"x": torch.zeros(1, 4, 8, 8).cfloat()}, RuntimeError, "x must be float32, float64, bfloat16"),
     ({"bias": torch.zeros(5)}, RuntimeError, "bias must have shape (6), got (5)"),
     ({"skip": torch.zeros(1, 2, 4, 4)}, RuntimeError, "skip must be (1, any, 8, 8)"),
     ({"groups": 3}, RuntimeError, "expects 12 input channels"),
@@ -257,8 +258,10 @@ def test_second_derivative_and_forward_mode_are_refused():
     (grad,) = torch.autograd.grad(ops.conv2d(x, weight).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match=r"no second derivative.*colorseg\.unfuse"):
         grad.sum().backward()
-    with pytest.raises(RuntimeError, match="forward"):
-        torch.func.jvp(lambda t: ops.conv2d(t, weight.detach()), (x.detach(),), (x.detach(),))
+    x, weight = x.detach(), weight.detach()
+    for function, t in ((lambda t: ops.conv2d(t, weight), x), (lambda t: ops.conv2d(x, t), weight)):
+        with pytest.raises(RuntimeError, match="no forward-mode derivative"):
+            torch.func.jvp(function, (t,), (t,))
 
 
 def test_devices_without_kernels_are_named():

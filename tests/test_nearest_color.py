@@ -58,8 +58,11 @@ def test_large_palettes_and_dtypes():
     assert torch.equal(ops.nearest_color(rgb, palette, dtype=torch.int32), want.int())
     labels = ops.nearest_color(rgb, palette[:256], dtype=torch.uint8)
     assert torch.equal(labels, reference.nearest_color(rgb, palette[:256], dtype=torch.uint8))
-    with pytest.raises(ValueError, match="uint8 cannot number 300 colors"):
-        ops.nearest_color(rgb, palette, dtype=torch.uint8)
+    for dtype in (torch.uint8, torch.int8):
+        with pytest.raises(ValueError, match="int8 cannot number 300 colors"):
+            ops.nearest_color(rgb, palette, dtype=dtype)
+    with pytest.raises(TypeError, match="dtype must be an integer dtype"):
+        ops.nearest_color(rgb, palette, dtype=torch.float32)
 
 
 def test_threads_give_the_same_bits():

@@ -15,6 +15,7 @@ CASES = {
     "image": {"per": "image"},
     "all": {"classes": "all"},
     "list": {"classes": [1, 0]},
+    "twice": {"classes": [1, 1, 0]},
     "smooth": {"smooth": (0.0, 1.0)},
     "ignore": {"ignore_index": 1, "classes": "all"},
     "ignore 255": {"ignore_index": 255},
@@ -121,7 +122,8 @@ def test_large_half_image_does_not_overflow():
     """The sums exceed float16's largest number by far."""
     logits = torch.randn(1, 2, 600, 600).half()
     labels = torch.randint(0, 2, (1, 600, 600))
-    loss = ops.soft_iou_loss(logits, labels)
+    weight = torch.ones(1).half()
+    loss = ops.soft_iou_loss(logits, labels, weight=weight)
     assert loss.dtype == torch.float32
     assert_close(loss, reference.soft_iou_loss(logits.double(), labels))
 
@@ -204,6 +206,12 @@ ERRORS = [
     ({"per": "pixel"}, ValueError, "per must be 'batch' or 'image'"),
     ({"smooth": -1.0}, ValueError, "smooth must not be negative"),
     ({"weight": torch.ones(3)}, RuntimeError, "weight must have shape (2), got (3)"),
+    ({"weight": torch.ones(2).double()}, RuntimeError, "weight must have the dtype of the logits"),
+    (
+        {"weight": torch.ones(2, requires_grad=True)},
+        ValueError,
+        "weight is not differentiated here",
+    ),
     ({"reduction": "max"}, ValueError, "reduction must be one of"),
     ({"process_group": object()}, NotImplementedError, "process_group is not built yet"),
 ]

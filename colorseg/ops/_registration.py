@@ -10,20 +10,30 @@ from torch.autograd import forward_ad
 _autocast_library = torch.library.Library("colorseg", "IMPL")
 
 
-def check_device(op: str, x: Tensor | None) -> None:
-    """Raise if ``op`` has no kernel for the device of ``x``, or ``x`` carries a tangent."""
-    assert x is not None
-    if x.device.type not in ("cpu", "meta"):
+def check_usable(op: str, *tensors: Tensor | None) -> None:
+    """Raise if ``op`` has no kernel for the device of the first tensor, or one has a tangent."""
+    assert tensors[0] is not None
+    device = tensors[0].device.type
+    if device not in ("cpu", "meta"):
         raise RuntimeError(
-            f"{op} has no kernel for {x.device.type} tensors in this build of colorseg; "
-            "move them to the CPU, or run the model in plain torch: colorseg.unfuse(model)"
+            f"{op} has no kernel for {device} tensors in this version of colorseg; move them to "
+            f"the CPU, or use plain torch: colorseg.reference.{op}, and colorseg.unfuse(model) "
+            "for a whole model"
         )
-    # forward mode would drop the tangent without a word
-    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None:
-        raise RuntimeError(
-            f"{op} has no forward-mode derivative; "
-            f"use reverse mode, colorseg.reference.{op}, or colorseg.unfuse(model)"
-        )
+    if forward_ad._current_level < 0:
+        return
+    for t in tensors:  # forward mode would drop the tangent without a word
+        if t is not None and forward_ad.unpack_dual(t).tangent is not None:
+            raise RuntimeError(
+                f"{op} has no forward-mode derivative; use reverse mode or plain torch: "
+                f"colorseg.reference.{op}, and colorseg.unfuse(model) for a whole model"
+            )
+
+
+def check_constant(name: str, tensor: Tensor | None) -> None:
+    """Raise if a gradient is expected of a tensor that is not differentiated."""
+    if tensor is not None and tensor.requires_grad:
+        raise ValueError(f"{name} is not differentiated here; pass {name}.detach()")
 
 
 def needs_grad(*tensors: Tensor | None) -> bool:
@@ -97,16 +107,19 @@ def _refuse_second_derivative(name: str, forward: str) -> None:
     def backward(ctx: Any, *grads: Tensor | None) -> NoReturn:
         raise RuntimeError(
             f"colorseg.ops.{forward} has no second derivative; for gradients of gradients use "
-            f"colorseg.reference.{forward}, or colorseg.unfuse(model)"
+            f"colorseg.reference.{forward}, and colorseg.unfuse(model) for a whole model"
         )
 
     torch.library.register_autograd(f"colorseg::{name}", backward)
 
 
-def register_autocast(name: str, cast: Sequence[int]) -> None:
-    """Autocast the arguments at the positions ``cast``; batch-norm tensors are left in float32.
+def register_autocast(
+    name: str, cast: Sequence[int], widen: Sequence[int] = (), cpu: torch.dtype | None = None
+) -> None:
+    """Autocast the arguments of ``colorseg::name`` at the positions ``cast``.
 
-    CPU training and dtypes without CPU kernels compute in float32.
+    Half tensors at the positions ``widen`` (batch norm's) become float32.  On the CPU the dtype is
+    ``cpu`` if given, and float32 for training and for dtypes without kernels.
     """
     op = getattr(torch.ops.colorseg, name).default
 
@@ -115,11 +128,15 @@ def register_autocast(name: str, cast: Sequence[int]) -> None:
 
         def kernel(*args: Any) -> Any:
             dtype = torch.get_autocast_dtype(device)
-            tensors = [args[i] for i in cast]
-            if device == "cpu" and (needs_grad(*tensors) or dtype != torch.bfloat16):
-                dtype = torch.float32
+            if device == "cpu":
+                training = needs_grad(*(a for a in args if isinstance(a, Tensor)))
+                half = dtype == torch.bfloat16 and not training
+                dtype = cpu or (dtype if half else torch.float32)
+            dtypes = dict.fromkeys(cast, dtype) | {
+                i: torch.float32 for i in widen if _is_half(args[i])
+            }
             with torch._C._ExcludeDispatchKeyGuard(keys):
-                return op(*(_cast(a, dtype) if i in cast else a for i, a in enumerate(args)))
+                return op(*(_cast(a, dtypes.get(i)) for i, a in enumerate(args)))
 
         _autocast_library.impl(name, kernel, key)
 
@@ -127,14 +144,16 @@ def register_autocast(name: str, cast: Sequence[int]) -> None:
     implement("cuda", "AutocastCUDA")
 
 
-def _cast(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    if value is None or value.dtype == torch.float64:  # as torch's own autocast
+def _is_half(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
+
+
+def _cast(value: Any, dtype: torch.dtype | None) -> Any:
+    if value is None or dtype is None or value.dtype == torch.float64:  # as torch's own autocast
         return value
     return value.to(dtype)
 
 
-def computed_in_float32(call: Callable[..., Any], *tensors: Tensor | None) -> Any:
-    """``call(*tensors)`` with half tensors widened, the result back in the dtype of the first."""
-    y = call(*(None if t is None else t.float() for t in tensors))
-    assert tensors[0] is not None
-    return y.to(tensors[0].dtype)
+def widened(t: Any) -> Any:
+    """A half tensor in float32; others and None as they are."""
+    return t.float() if _is_half(t) else t

@@ -5,7 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from colorseg.ops._registration import check_device, empty, needs_grad, register_autograd
+from colorseg.ops._registration import (
+    check_constant,
+    check_usable,
+    empty,
+    needs_grad,
+    register_autograd,
+    widened,
+)
 from colorseg.ops.nearest_color import check_palette, check_rgb
 
 REDUCTIONS = ("none", "mean", "sum")
@@ -51,7 +58,8 @@ def color_cross_entropy(
             labels are named).
         TypeError, ValueError: a dtype or option is not one of those above.
     """
-    check_device("color_cross_entropy", logits)
+    check_usable("color_cross_entropy", logits)
+    check_constant("weight", weight)
     if soft_neighbors:
         raise NotImplementedError(
             "soft_neighbors is not built yet; leave it 0 and use label_smoothing instead"
@@ -62,8 +70,7 @@ def color_cross_entropy(
         check_rgb("an RGB target", target)
         if palette is not None:
             check_palette(palette)
-    if logits.dtype in (torch.bfloat16, torch.float16):
-        logits = logits.float()
+    logits, weight = widened(logits), widened(weight)
     options = (weight, ignore_index, label_smoothing, reduction, return_stats)
     grad = needs_grad(logits)
     loss, _, _, *stats = _color_cross_entropy(logits, target, palette, *options, grad=grad)

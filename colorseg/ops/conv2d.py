@@ -1,6 +1,5 @@
 """``conv2d``: convolution or transposed convolution, of two inputs without joining them first."""
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -8,13 +7,13 @@ from torch import Tensor
 
 from colorseg.ops._geometry import ConvOptions, Size, conv_options, output_size
 from colorseg.ops._registration import (
-    check_device,
-    computed_in_float32,
+    check_usable,
     defined,
     empty,
     needs_grad,
     register_autocast,
     register_autograd,
+    widened,
 )
 
 NO_PROLOGUE = (None, None, False, False)  # in_scale, in_shift, in_relu, in_upsample
@@ -65,10 +64,11 @@ def conv2d(
 
 def run(tensors: tuple[Tensor | None, ...], options: ConvOptions) -> Tensor:
     """:func:`conv2d` of (x, weight, bias, skip) with checked options."""
-    check_device("conv2d", tensors[0])
+    check_usable("conv2d", *tensors)
     grad = needs_grad(*tensors)
     if in_float32(*tensors, grad=grad):
-        return computed_in_float32(partial(_call, options, grad), *tensors)
+        assert tensors[0] is not None
+        return _call(options, grad, *map(widened, tensors)).to(tensors[0].dtype)
     return _call(options, grad, *tensors)
 
 
@@ -140,4 +140,4 @@ def _backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
 
 
 _conv2d = register_autograd("conv2d", _backward, _setup_context)
-register_autocast("conv2d", cast=(0, 1, 2, 3))
+register_autocast("conv2d", (0, 1, 2, 3))

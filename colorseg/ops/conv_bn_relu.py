@@ -7,14 +7,14 @@ from torch import Tensor
 
 from colorseg.ops._geometry import ConvOptions, Size, conv_options, output_size
 from colorseg.ops._registration import (
-    check_device,
-    computed_in_float32,
+    check_usable,
     defined,
     empty,
     memory_format,
     needs_grad,
     register_autocast,
     register_autograd,
+    widened,
 )
 from colorseg.ops.conv2d import NO_PROLOGUE, fake_gradients, in_float32
 
@@ -101,21 +101,22 @@ def run(
     relu: bool,
 ) -> Tensor:
     """:func:`conv_bn_relu` of (x, weight, bias, skip, bn_weight, bn_bias), options checked."""
-    check_device("conv_bn_relu", tensors[0])
+    check_usable("conv_bn_relu", *tensors)
     grad = needs_grad(*tensors)
-    tail = (running_mean, running_var, *NO_PROLOGUE, *options, resample)
-
-    def call(*tensors: Tensor | None) -> Tensor:
-        if not training and not grad:
-            return torch.ops.colorseg.conv_bn_relu_inference.default(*tensors, *tail, eps, relu)
-        y, _, _, mean, var = _conv_bn_relu(*tensors, *tail, training, eps, relu, grad=grad)
+    stats: tuple[Tensor | None, ...] = (running_mean, running_var)
+    half = in_float32(*tensors[:4], grad=grad)
+    x = tensors[0]
+    assert x is not None
+    if half:
+        tensors, stats = tuple(map(widened, tensors)), tuple(map(widened, stats))
+    arguments = (*tensors, *stats, *NO_PROLOGUE, *options, resample)
+    if not training and not grad:
+        y = torch.ops.colorseg.conv_bn_relu_inference.default(*arguments, eps, relu)
+    else:
+        y, _, _, mean, var = _conv_bn_relu(*arguments, training, eps, relu, grad=grad)
         if training and running_mean is not None and running_var is not None:
             _update_running_statistics(running_mean, running_var, mean, var, y, momentum)
-        return y
-
-    if in_float32(*tensors[:4], grad=grad):
-        return computed_in_float32(call, *tensors)
-    return call(*tensors)
+    return y.to(x.dtype) if half else y
 
 
 @torch.no_grad()
@@ -196,5 +197,6 @@ def _backward(ctx: Any, grad_y: Tensor | None, *_: None) -> tuple[Any, ...]:
 
 
 _conv_bn_relu = register_autograd("conv_bn_relu", _backward, _setup_context)
-register_autocast("conv_bn_relu", cast=(0, 1, 2, 3))
-register_autocast("conv_bn_relu_inference", cast=(0, 1, 2, 3))
+# the full operator is only called in training or for a gradient
+register_autocast("conv_bn_relu", (0, 1, 2, 3), widen=(4, 5, 6, 7), cpu=torch.float32)
+register_autocast("conv_bn_relu_inference", (0, 1, 2, 3), widen=(4, 5, 6, 7))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from colorseg.ops._registration import check_device
+from colorseg.ops._registration import check_usable
 
 
 def nearest_color(rgb: Tensor, palette: Tensor, *, dtype: torch.dtype = torch.int64) -> Tensor:
@@ -23,11 +23,13 @@ def nearest_color(rgb: Tensor, palette: Tensor, *, dtype: torch.dtype = torch.in
         RuntimeError: shapes do not fit, or the palette is empty.
         TypeError, ValueError: a dtype does not fit.
     """
-    check_device("nearest_color", rgb)
+    check_usable("nearest_color", rgb)
     check_rgb("rgb", rgb)
     check_palette(palette)
-    if dtype == torch.uint8 and palette.shape[0] > 256:
-        raise ValueError(f"uint8 cannot number {palette.shape[0]} colors; pass dtype=torch.int64")
+    if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
+        raise TypeError(f"dtype must be an integer dtype, got {dtype}")
+    if palette.shape[0] - 1 > torch.iinfo(dtype).max:
+        raise ValueError(f"{dtype} cannot number {palette.shape[0]} colors; pass torch.int64")
     return torch.ops.colorseg.nearest_color.default(rgb, palette).to(dtype)
 
 

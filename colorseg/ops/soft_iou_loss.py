@@ -6,7 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from colorseg.ops._registration import check_device, empty, needs_grad, register_autograd
+from colorseg.ops._registration import (
+    check_constant,
+    check_usable,
+    empty,
+    needs_grad,
+    register_autograd,
+    widened,
+)
 from colorseg.ops.color_cross_entropy import REDUCTIONS
 
 
@@ -50,7 +57,8 @@ def soft_iou_loss(
             labels are named).
         TypeError, ValueError: an option is not one of those above.
     """
-    check_device("soft_iou_loss", logits)
+    check_usable("soft_iou_loss", logits)
+    check_constant("weight", weight)
     if process_group is not None:
         raise NotImplementedError(
             "process_group is not built yet; average the loss over ranks, or use per='image'"
@@ -59,8 +67,7 @@ def soft_iou_loss(
         raise ValueError(f"per must be 'batch' or 'image', got {per!r}")
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
-    if logits.dtype in (torch.bfloat16, torch.float16):
-        logits = logits.float()
+    logits, weight = widened(logits), widened(weight)
     options = (
         _class_ids(classes, logits),
         per == "image",

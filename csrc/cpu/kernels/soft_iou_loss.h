@@ -91,7 +91,7 @@ void soft_iou_backward(Logits<T> logits, int64_t pixels, const int32_t* labels,
       const T* __restrict x = scratch + id * kLanes;
       for (int64_t l = 0; l < kLanes; ++l) {
         const T d = label[l] == id ? in : out;
-        slope[id * kLanes + l] = d;
+        slope[id * kLanes + l] += d;  // a class may be listed twice
         mean[l] += x[l] * d;
       }
     }
