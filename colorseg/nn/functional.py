@@ -50,9 +50,10 @@ def why_not_fusable(conv: nn.Module, bn: nn.Module) -> str | None:
         return (
             f"{conv.out_channels} output channels do not fit {bn.num_features} batch norm features"
         )
-    if "weight" not in conv._parameters or "weight" not in bn._parameters:
+    reason = why_not_readable(conv) or why_not_readable(bn)
+    if reason is None and ("weight" not in conv._parameters or "weight" not in bn._parameters):
         return "a weight is no parameter"  # somebody put a plain tensor in its place
-    return why_not_readable(conv) or why_not_readable(bn)
+    return reason
 
 
 def conv_options(conv: Any) -> ConvOptions:
