@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/version.h>
 
 #include <array>
 #include <optional>
@@ -20,6 +21,13 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 using Ints = std::vector<int64_t>;
+
+// After a call through the C shim; torch's own macro for this changes its name between 2.11
+// and 2.13.
+inline void check_torch(AOTITorchError code, const char* op) {
+  STD_TORCH_CHECK(code == AOTI_TORCH_SUCCESS, op, " failed inside torch ", TORCH_VERSION,
+                  "; a lack of memory is the usual cause");
+}
 
 // Calls body(T()) with T = float or double; half types are widened before they get here.
 template <typename Body>

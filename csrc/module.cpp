@@ -1,5 +1,7 @@
 // The Python module itself: facts about the build and the machine.  No tensor passes through it;
 // importing it registers the operators of ops.cpp.
+// torch 2.11 refuses its copy of pybind11 beside the stable ABI, which this file makes no use of
+#undef TORCH_TARGET_VERSION
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/headeronly/version.h>

@@ -57,8 +57,9 @@ std::array<Tensor, 3> aten_backward(const Tensor& grad_y, const Tensor& input_,
                                      from(o.output_padding),
                                      from(o.groups),
                                      from(torch::headeronly::HeaderOnlyArrayRef<bool>(mask, 3))};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
+  check_torch(
+      torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION),
+      "aten::convolution_backward");
   const Tensor grads[] = {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2])};
   const int64_t height = input_.size(2), width = input_.size(3);
   return {
@@ -125,9 +126,11 @@ Tensor convolution(const Tensor& input_, const Tensor& weight_, const OptionalTe
   const Ints padding = aten_padding(o);
   AtenTensorHandle bias_handle = bias ? bias->get() : nullptr, result;
   // the C shim, which spares packing every argument for the dispatcher
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_convolution(
-      input.get(), weight.get(), bias ? &bias_handle : nullptr, o.stride.data(), 2, padding.data(),
-      2, o.dilation.data(), 2, o.transposed, o.output_padding.data(), 2, o.groups, &result));
+  check_torch(
+      aoti_torch_cpu_convolution(input.get(), weight.get(), bias ? &bias_handle : nullptr,
+                                 o.stride.data(), 2, padding.data(), 2, o.dilation.data(), 2,
+                                 o.transposed, o.output_padding.data(), 2, o.groups, &result),
+      "aten::convolution");
   return dense(Tensor(result), channels_last);
 }
 
