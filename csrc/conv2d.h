@@ -1,5 +1,7 @@
 // Shapes and checks of a convolution, shared by every device and by conv_bn_relu.
 #pragma once
+#include <algorithm>
+
 #include "common.h"
 
 namespace colorseg {

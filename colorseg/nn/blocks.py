@@ -10,14 +10,15 @@ from colorseg.nn.functional import conv_options, global_hooks, run_fused
 from colorseg.nn.padding import conv_padding
 from colorseg.nn.runs import Run, find_run, is_conv
 from colorseg.ops.conv2d import run as run_conv2d
+from colorseg.ops.conv_bn_relu import check_resample, refuse_residual
 
 
 class FusedForward:
     """Forward of a Sequential whose runs conv[, pool | upsample], bn[, relu] are one operator each.
 
     Mixed in front of ``torch.nn.Sequential`` or a subclass with the stock forward.  Runs are
-    looked up at
-    each call, so a child that gets hooks or is replaced runs as plain PyTorch from then on.
+    looked up at each call, so a child that gets hooks or is replaced runs as plain PyTorch from
+    then on.
     """
 
     plain_class: type[nn.Sequential] = nn.Sequential
@@ -42,11 +43,7 @@ class FusedForward:
                 x = run_fused(run.conv, run.bn, x, run.resample, run.relu, skip, residual)
                 start += run.length
             else:
-                if residual is not None:
-                    raise NotImplementedError(
-                        "residual is not built yet; add it after a block with relu=False, "
-                        "then apply the ReLU"
-                    )
+                refuse_residual(residual)
                 x = module(x if skip is None else torch.cat([x, skip], 1))
                 start += 1
             skip = residual = None
@@ -128,8 +125,7 @@ class ConvBNReLU(FusedForward, nn.Sequential):
 
 
 def _resample_module(name: str) -> nn.Module:
-    if name not in ("maxpool2", "upsample2"):
-        raise ValueError(f"resample must be None, 'maxpool2' or 'upsample2', got {name!r}")
+    check_resample(name)
     return nn.MaxPool2d(2) if name == "maxpool2" else nn.Upsample(scale_factor=2)
 
 

@@ -8,7 +8,7 @@ from torch.nn.modules import module as torch_module
 
 from colorseg.ops._geometry import ConvOptions
 from colorseg.ops._geometry import conv_options as checked_options
-from colorseg.ops.conv_bn_relu import RESAMPLE, run
+from colorseg.ops.conv_bn_relu import check_resample, refuse_residual, run
 
 PLAIN_CONVS = (nn.Conv2d, nn.ConvTranspose2d)
 _GLOBAL_HOOKS = (
@@ -94,8 +94,7 @@ def conv_bn_relu(
     Returns:
         (N, C_out, H_y, W_y).
     """
-    if resample is not None and resample not in RESAMPLE:
-        raise ValueError(f"resample must be None, 'maxpool2' or 'upsample2', got {resample!r}")
+    check_resample(resample)
     if global_hooks() or why_not_fusable(conv, bn) is not None:
         return _run_modules(conv, bn, x, resample, relu, skip, residual)
     return run_fused(conv, bn, x, resample, relu, skip, residual)
@@ -116,10 +115,7 @@ def run_fused(
     batch_statistics = bn.training or (mean is None and var is None)
     if bn.training and not bn.track_running_stats:
         mean = var = None
-    if residual is not None:
-        raise NotImplementedError(
-            "residual is not built yet; add it after a block with relu=False, then apply the ReLU"
-        )
+    refuse_residual(residual)
     tensors = (x, weights["weight"], weights["bias"], skip, norm["weight"], norm["bias"])
     mode = (resample or "none", batch_statistics, _momentum(bn), bn.eps, relu)
     y = run(tensors, mean, var, conv_options(conv), *mode)

@@ -75,18 +75,28 @@ def conv_bn_relu(
         RuntimeError: shapes, dtypes or devices do not fit; one value per channel in training.
         TypeError, ValueError: an option is not one of those above.
     """
-    if residual is not None:
-        raise NotImplementedError(
-            "residual is not built yet; add it after a block with relu=False, then apply the ReLU"
-        )
-    if resample is not None and resample not in RESAMPLE:
-        raise ValueError(f"resample must be None, 'maxpool2' or 'upsample2', got {resample!r}")
+    refuse_residual(residual)
+    check_resample(resample)
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean and running_var go together: pass both or neither")
     options = conv_options(weight, stride, padding, dilation, groups, transposed, output_padding)
     tensors = (x, weight, bias, skip, bn_weight, bn_bias)
     mode = (resample or "none", training, momentum, eps, relu)
     return run(tensors, running_mean, running_var, options, *mode)
+
+
+def refuse_residual(residual: Tensor | None) -> None:
+    """Raise if there is a residual."""
+    if residual is not None:
+        raise NotImplementedError(
+            "residual is not built yet; add it after a block with relu=False, then apply the ReLU"
+        )
+
+
+def check_resample(resample: str | None) -> None:
+    """Raise unless ``resample`` is one of RESAMPLE or None."""
+    if resample is not None and resample not in RESAMPLE:
+        raise ValueError(f"resample must be None, 'maxpool2' or 'upsample2', got {resample!r}")
 
 
 def run(

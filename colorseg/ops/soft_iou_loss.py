@@ -32,9 +32,8 @@ def soft_iou_loss(
     """Soft intersection over union: ``1 - (I + s) / (U + s')``, I = sum(x y), U = sum(x + y - x y).
 
     x is the softmax of the logits, y the mask of a class (Rahman and Wang 2016, equation 5, which
-    has no
-    smoothing).  Equivalent to :func:`colorseg.reference.soft_iou_loss`; no probability tensor is
-    stored.
+    has no smoothing).  Equivalent to :func:`colorseg.reference.soft_iou_loss`; no probability
+    tensor is stored.
 
     Args:
         logits: (N, C, H, W) with C >= 2, float32 or float64; half types are computed in float32.
