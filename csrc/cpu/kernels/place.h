@@ -105,4 +105,17 @@ inline void add(int64_t count, const float* __restrict x, float* __restrict y) {
   for (int64_t i = 0; i < count; ++i) y[i] += x[i];
 }
 
+inline double sum(int64_t count, const float* x) {
+  constexpr int64_t kPartial = 64;
+  float partial[kPartial] = {};
+  int64_t i = 0;
+  for (; i + kPartial <= count; i += kPartial) {
+    for (int64_t l = 0; l < kPartial; ++l) partial[l] += x[i + l];
+  }
+  double total = 0;
+  for (; i < count; ++i) total += x[i];
+  for (int64_t l = 0; l < kPartial; ++l) total += partial[l];
+  return total;
+}
+
 }  // namespace colorseg::cpu::COLORSEG_ISA
