@@ -23,6 +23,7 @@ _MODULES = (
 _FUNCTIONS = {
     "build_info": "colorseg._extension",
     "fuse": "colorseg.nn",
+    "optimize_for_inference": "colorseg.inference",
     "unfuse": "colorseg.nn",
 }
 

@@ -1,7 +1,8 @@
 """The three colorisation networks: grey image in, logits over palette colors out."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +15,29 @@ from colorseg.ops._registration import memory_format
 from colorseg.palette import Palette
 
 REDUCTION = 4  # the networks halve the resolution twice
+
+
+class Frame(NamedTuple):
+    """Checks an image for a network, pads it to a size that the network can halve, and crops."""
+
+    name: str  # of the network
+    channels: int
+
+    def run(self, x: Tensor, body: Callable[[Tensor], Tensor]) -> Tensor:
+        """``body`` of the image ``x``, (N, channels, H, W), in the layout of ``x``."""
+        if x.dim() != 4 or x.shape[1] != self.channels:
+            expected = f"(N, {self.channels}, H, W)"
+            raise ValueError(f"{self.name} takes images {expected}, got {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise TypeError(
+                f"{self.name} takes floating-point images, got {x.dtype}; divide bytes by 256"
+            )
+        height, width = x.shape[2:]
+        bottom, right = -height % REDUCTION, -width % REDUCTION
+        if bottom or right:
+            x = F.pad(x, (0, right, 0, bottom), mode="replicate")
+        y = body(x).contiguous(memory_format=memory_format(x))
+        return y[..., :height, :width] if bottom or right else y
 
 
 class ColorNetwork(nn.Module):
@@ -76,25 +100,16 @@ class ColorNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, num_colors, H, W) of an image (N, num_in_channels, H, W)."""
-        name = type(self).__name__
-        if x.dim() != 4 or x.shape[1] != self.num_in_channels:
-            expected = f"(N, {self.num_in_channels}, H, W)"
-            raise ValueError(f"{name} takes images {expected}, got {tuple(x.shape)}")
-        if not x.is_floating_point():
-            raise TypeError(
-                f"{name} takes floating-point images, got {x.dtype}; divide bytes by 256"
-            )
-        height, width = x.shape[2:]
-        bottom, right = -height % REDUCTION, -width % REDUCTION
-        if bottom or right:
-            x = F.pad(x, (0, right, 0, bottom), mode="replicate")
-        y = run_chain(x, self._links()).contiguous(memory_format=memory_format(x))
-        return y[..., :height, :width] if bottom or right else y
+        return self.frame().run(x, lambda image: run_chain(image, self.links()))
 
-    def _links(self) -> list[Link]:
+    def frame(self) -> "Frame":
+        """What happens to images around the blocks."""
+        return Frame(type(self).__name__, self.num_in_channels)
+
+    def links(self) -> list[Link]:
         """The blocks and what each reads; one behind the other unless a network says otherwise."""
-        blocks = (self.module1, self.module2, self.module3, self.module4, self.module_last)
-        return [Link(block, i) for i, block in enumerate(blocks)]
+        names = ("module1", "module2", "module3", "module4", "module_last")
+        return [Link(self.get_submodule(name), i) for i, name in enumerate(names)]
 
 
 def _size(name: str, value: Any) -> int:
@@ -141,7 +156,8 @@ class UNet(ColorNetwork):
         self.module4 = ConvBNReLU(2 * nf, nc, kernel, stride=2, transposed=True)
         self.module_last = SkipConv2d(nc + num_in_channels, nc, kernel, **conv_padding(kernel))
 
-    def _links(self) -> list[Link]:
+    def links(self) -> list[Link]:
+        """The blocks: two of them read a second map."""
         return [
             Link(self.module1, 0),
             Link(self.module2, 1),

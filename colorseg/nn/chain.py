@@ -15,7 +15,7 @@ from colorseg.nn.functional import (
     global_hooks,
     why_not_readable,
 )
-from colorseg.nn.runs import Run, find_run
+from colorseg.nn.runs import Run, find_run, is_conv
 from colorseg.ops.chain import Layer
 from colorseg.ops.chain import run as run_layers
 
@@ -38,8 +38,8 @@ def run_chain(x: Tensor, links: Sequence[Link]) -> Tensor:
     one operator for all.  They run one by one where somebody could see what lies between them (a
     hook, a replaced child), or where that operator has no kernel.
     """
-    layers = _layers(x, links) if _eager_float32(x) else None
-    if layers is not None:
+    layers = read_layers(links) if _eager_float32(x) and _fused(links) else "not fused"
+    if not isinstance(layers, str):
         y = run_layers(x, layers)
         for link in links[:-1]:
             for module in link.block.children():
@@ -70,37 +70,48 @@ def _eager_float32(x: Tensor) -> bool:
     )
 
 
-def _layers(x: Tensor, links: Sequence[Link]) -> list[Layer] | None:
-    """What the operator needs to know of each link; None if one has to run by itself."""
+def _fused(links: Sequence[Link]) -> bool:
+    """Whether all are this library's own blocks, and the last one its convolution."""
+    *blocks, last = (link.block for link in links)
+    return type(last) is SkipConv2d and all(isinstance(b, FusedForward) for b in blocks)
+
+
+def read_layers(links: Sequence[Link]) -> list[Layer] | str:
+    """What the operators need to know of each link, or why one of them has to run by itself."""
     layers: list[Layer] = []
-    for index, link in enumerate(links):
-        last = index + 1 == len(links)
-        layer = _layer(link, last)
-        if layer is None or not _has_kernel(layer, layers):
-            return None
+    for link in links:
+        layer = _layer(link)
+        if isinstance(layer, str):
+            return layer
+        if not _has_kernel(layer, layers):
+            return f"there is no kernel for {link.block} in its place"
         layers.append(layer)
     return layers
 
 
-def _layer(link: Link, last: bool) -> Layer | None:
-    block = link.block
-    if why_not_readable(block) is not None:
-        return None
-    if last:
-        if type(block) is not SkipConv2d or block.padding_mode != "zeros":
-            return None
+def _layer(link: Link) -> Layer | str:
+    block: Any = link.block
+    reason = why_not_readable(block)
+    if reason is not None:
+        return f"{block} cannot be read: {reason}"
+    if isinstance(block, nn.Conv2d):
+        if type(block) not in (nn.Conv2d, SkipConv2d) or block.padding_mode != "zeros":
+            return f"{block} is not a plain convolution"
         tensors = (block.weight, block.bias, None, None)
         return Layer(
             link.main, link.skip, conv_options(block), None, False, False, False, 0.0, 0.0, tensors,
             (None, None),
         )  # fmt: skip
-    modules: list[Any] = list(block._modules.values())
-    if not isinstance(block, FusedForward):
-        return None
+    modules = list(block._modules.values())
+    if not isinstance(block, nn.Sequential) or not modules or not is_conv(modules[0]):
+        return f"{type(block).__name__} is not a Sequential that starts with a convolution"
     run = find_run(modules, 0)
-    if not isinstance(run, Run) or run.length != len(modules):
-        return None
-    conv, bn = run.conv, run.bn
+    if not isinstance(run, Run):
+        return run
+    if run.length != len(modules):
+        return f"{modules[run.length]} follows a block"
+    conv: Any = run.conv
+    bn: Any = run.bn
     weights, norm = conv._parameters, bn._parameters
     running, batch_statistics, momentum = batch_norm_state(bn)
     tensors = (weights["weight"], weights["bias"], norm["weight"], norm["bias"])

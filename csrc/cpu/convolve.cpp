@@ -38,7 +38,8 @@ void cut(ConvPlan& p) {
   p.pieces = p.bands * divide_up(p.images, p.images_per_piece);
 }
 
-void make_room(const ConvPlan& p, ConvScratch& s) {
+// Gaps between lines and images must be zero; y is not read in forward.
+void make_room(const ConvPlan& p, bool backward, ConvScratch& s) {
   const Geometry& g = p.geometry;
   const int64_t x = p.x_channels * g.x_phases() * p.length;
   const int64_t y = p.y_channels * g.y_phases() * p.length;
@@ -57,7 +58,7 @@ void make_room(const ConvPlan& p, ConvScratch& s) {
     at += size;
     return map;
   };
-  std::memset(at, 0, (x + y) * sizeof(float));
+  std::memset(at, 0, (backward ? x + y : x) * sizeof(float));
   s.x = flat(p.x_channels, g.x_phases(), x);
   s.y = flat(p.y_channels, g.y_phases(), y);
   s.result = flat(0, 0, std::max(x, y));
@@ -66,9 +67,9 @@ void make_room(const ConvPlan& p, ConvScratch& s) {
   s.codes.resize(std::max<size_t>(s.codes.size(), plane));
 }
 
-ConvScratch& scratch_of(const ConvPlan& p) {
+ConvScratch& scratch_of(const ConvPlan& p, bool backward) {
   thread_local ConvScratch scratch;
-  make_room(p, scratch);
+  make_room(p, backward, scratch);
   return scratch;
 }
 
@@ -198,6 +199,8 @@ ConvPlan plan_convolution(const ConvShape& s, int64_t kernel_height, int64_t ker
   const int64_t body =
       p.bands == 1 ? p.images_per_piece * g.image_positions() : p.rows_per_piece * g.columns.pitch;
   p.length = aligned(body + 2 * p.margin + kSlack);
+  p.taps = forward_taps(g, p.length);
+  p.patch = winograd_patch(p.shape.padding, g.columns.pitch, p.length);
   return p;
 }
 
@@ -225,27 +228,25 @@ std::vector<float> pack_forward(const ConvPlan& p, const float* weight) {
     return packed;
   }
   std::vector<float> packed(p.geometry.taps.size() * p.x_channels * p.y_channels);
-  isa().conv.pack_weights(weight, p.y_channels, p.out_stride, p.x_channels, p.in_stride,
-                          forward_taps(p.geometry, p.length), packed.data());
+  isa().conv.pack_weights(weight, p.y_channels, p.out_stride, p.x_channels, p.in_stride, p.taps,
+                          packed.data());
   return packed;
 }
 
 void convolve(const ConvPlan& p, const Sources& sources, const float* packed, const float* bias,
               const Finish& finish) {
   const Geometry& g = p.geometry;
-  const TapTable taps = forward_taps(g, p.length);
-  const Patch patch = winograd_patch(p.shape.padding, g.columns.pitch, p.length);
   torch::stable::parallel_for(0, p.pieces, 1, [&](int64_t begin, int64_t end) {
-    ConvScratch& s = scratch_of(p);
+    ConvScratch& s = scratch_of(p, false);
     const FlatMap y = result_map(p, s, p.y_channels, g.y_phases());
     for (int64_t i = begin; i < end; ++i) {
       const Piece piece = p.piece(i);
       place_x(p, piece, sources, s.x);
       const int64_t positions = positions_of(p, piece, piece.rows + (g.box && p.bands > 1 ? 1 : 0));
       if (p.winograd)
-        isa().conv.winograd(s.x, patch, packed, bias, positions, y, s.winograd);
+        isa().conv.winograd(s.x, p.patch, packed, bias, positions, y, s.winograd);
       else
-        isa().conv.multiply(s.x, taps, packed, bias, g.box, positions, y);
+        isa().conv.multiply(s.x, p.taps, packed, bias, g.box, positions, y);
       finish(piece, PieceResult(p, piece, y, false), s);
     }
   });
@@ -266,7 +267,7 @@ void convolve_backward(const ConvPlan& p, const Sources& sources, const float* w
   std::vector<float> weight_sums(wanted.grad_weight ? chunks * p.weight_count() : 0);
   std::vector<double> bias_sums(wanted.grad_bias ? chunks * p.y_channels : 0);
   torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
-    ConvScratch& s = scratch_of(p);
+    ConvScratch& s = scratch_of(p, true);
     const FlatMap x = result_map(p, s, wanted.x_channels, g.x_phases());
     for (int64_t chunk = begin; chunk < end; ++chunk) {
       for (int64_t i = chunk * p.pieces / chunks; i < (chunk + 1) * p.pieces / chunks; ++i) {

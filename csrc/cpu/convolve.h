@@ -4,13 +4,31 @@
 // (kernels/geometry.h) stay in the cache of one thread from the placing of x to what the caller
 // does with the result.
 #pragma once
-#include <functional>
+#include <type_traits>
 #include <vector>
 
 #include "../conv2d.h"
 #include "kernels/kernels.h"
 
 namespace colorseg::cpu {
+
+// A function that outlives the call it is passed to; unlike std::function it never allocates.
+template <typename Signature>
+class FunctionRef;
+template <typename Result, typename... Arguments>
+class FunctionRef<Result(Arguments...)> {
+ public:
+  template <typename F>
+  FunctionRef(const F& f)
+      : object_(&f), call_([](const void* object, Arguments... arguments) -> Result {
+          return (*static_cast<const F*>(object))(arguments...);
+        }) {}
+  Result operator()(Arguments... arguments) const { return call_(object_, arguments...); }
+
+ private:
+  const void* object_;
+  Result (*call_)(const void*, Arguments...);
+};
 
 // Images [image, image + images), phase lines [row, row + rows) of each.
 struct Piece {
@@ -26,6 +44,8 @@ struct ConvPlan {
   int64_t rows;                                // phase lines of an image
   int64_t images_per_piece, rows_per_piece, bands, pieces;
   int64_t margin, length;  // floats in front of a flat map's positions, and of the whole
+  TapTable taps;           // of the forward product
+  Patch patch;
 
   Piece piece(int64_t index) const;
   int64_t weight_count() const { return x_channels * y_channels * kernel_area; }
@@ -78,7 +98,7 @@ class PieceResult {
   int64_t step_, line_, lines_, width_;
 };
 
-using Finish = std::function<void(const Piece&, const PieceResult&, ConvScratch&)>;
+using Finish = FunctionRef<void(const Piece&, const PieceResult&, ConvScratch&)>;
 
 // Weights as the products read them.
 std::vector<float> pack_forward(const ConvPlan& plan, const float* weight);

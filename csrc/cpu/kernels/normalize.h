@@ -173,8 +173,8 @@ inline T relu_gradient(T grad, T x_minus_center, T scale, T offset, bool relu) {
 }
 
 template <typename Constants, typename T>
-void backward_sums_with(Run run, const T* grad, const T* x, Affine<T> affine, bool relu, double* sum_g,
-                   double* sum_gx) {
+void backward_sums_with(Run run, const T* grad, const T* x, Affine<T> affine, bool relu,
+                        double* sum_g, double* sum_gx) {
   for (int64_t c = 0; c < run.channels; ++c) sum_g[c] = sum_gx[c] = 0;
   for_each_lane_group(run, [&](const LaneGroup& g) {
     const Constants a(affine, g);
@@ -196,15 +196,16 @@ void backward_sums_with(Run run, const T* grad, const T* x, Affine<T> affine, bo
 template <typename T>
 void backward_sums(Run run, const T* grad, const T* x, Affine<T> affine, bool relu, double* sum_g,
                    double* sum_gx) {
-  if (run.channels == 1) return backward_sums_with<SameAffine<T>>(run, grad, x, affine, relu, sum_g, sum_gx);
+  if (run.channels == 1)
+    return backward_sums_with<SameAffine<T>>(run, grad, x, affine, relu, sum_g, sum_gx);
   backward_sums_with<LaneAffine<T>>(run, grad, x, affine, relu, sum_g, sum_gx);
 }
 
 // Without batch statistics x has no part in the gradient, whatever its value: 0 * NaN must not get
 // in.
 template <typename Constants, typename T>
-void backward_apply_with(Run run, const T* grad, const T* x, Affine<T> affine, bool relu, Affine<T> out,
-                    bool statistics, T* grad_x) {
+void backward_apply_with(Run run, const T* grad, const T* x, Affine<T> affine, bool relu,
+                         Affine<T> out, bool statistics, T* grad_x) {
   for_each_lane_group(run, [&](const LaneGroup& g) {
     const Constants a(affine, g), o(out, g);
     for_each_row(g, [&](int64_t count, int64_t at) {
@@ -221,7 +222,8 @@ void backward_apply_with(Run run, const T* grad, const T* x, Affine<T> affine, b
 template <typename T>
 void backward_apply(Run run, const T* grad, const T* x, Affine<T> affine, bool relu, Affine<T> out,
                     bool statistics, T* grad_x) {
-  if (run.channels == 1) return backward_apply_with<SameAffine<T>>(run, grad, x, affine, relu, out, statistics, grad_x);
+  if (run.channels == 1)
+    return backward_apply_with<SameAffine<T>>(run, grad, x, affine, relu, out, statistics, grad_x);
   backward_apply_with<LaneAffine<T>>(run, grad, x, affine, relu, out, statistics, grad_x);
 }
 

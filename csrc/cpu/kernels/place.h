@@ -27,7 +27,8 @@ void place_line(const float* from, int64_t width, const Activation& a, float* ev
     return activate<kAffine, kRelu>(from[x], a.center, a.scale, a.offset);
   };
   if (odd == nullptr) {
-    if (width >= kWidth) return for_each_vector(width, [&](int64_t x) { store(even + x, vector(x)); });
+    if (width >= kWidth)
+      return for_each_vector(width, [&](int64_t x) { store(even + x, vector(x)); });
     for (int64_t x = 0; x < width; ++x) even[x] = scalar(x);
     return;
   }

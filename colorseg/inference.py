@@ -1,0 +1,76 @@
+"""``optimize_for_inference``: a model as it computes in eval mode, as fast as it goes."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from colorseg.models.color import ColorNetwork
+from colorseg.nn.packed import PackedChain, links_of
+from colorseg.palette import Palette
+
+
+class OptimizedNetwork(nn.Module):
+    """A colorisation network for inference; takes and returns what the network does."""
+
+    palette: Palette | None
+    grey: str
+
+    def __init__(self, network: ColorNetwork) -> None:
+        super().__init__()
+        self.chain = PackedChain(network.links())
+        self.frame, self.palette, self.grey = network.frame(), network.palette, network.grey
+        self.num_in_channels, self.num_colors = network.num_in_channels, network.num_colors
+        super().train(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, num_colors, H, W) of an image (N, num_in_channels, H, W), float32."""
+        return self.frame.run(x, self.chain)
+
+    def train(self, mode: bool = True) -> "OptimizedNetwork":
+        """Stay in eval mode; there is no other."""
+        self.chain.train(mode)
+        return self
+
+
+def optimize_for_inference(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A copy of ``model`` for inference: batch norm folded, weights packed, blocks chained.
+
+    The copy computes what the model computes in eval mode, up to rounding, and is independent of
+    it from then on.  Threads may share it.
+
+    Args:
+        model: a colorisation network, a ``Sequential`` of convolution blocks that ends in a
+            convolution, or a model with such Sequentials in it (the rest is copied as it is).
+        dtype: torch.float32.
+
+    Returns:
+        A module in eval mode, without gradients, that takes the inputs of ``model`` in float32.
+
+    Raises:
+        ValueError: nothing in the model can be optimised, or not in this dtype.
+    """
+    if dtype != torch.float32:
+        raise ValueError(f"there are kernels for float32 only, got {dtype}")
+    if isinstance(model, ColorNetwork):
+        return OptimizedNetwork(model)
+    optimized = _replaced(copy.deepcopy(model).eval())
+    if not any(isinstance(module, PackedChain) for module in optimized.modules()):
+        raise ValueError(
+            f"nothing in this {type(model).__name__} can be optimised: it has no Sequential of "
+            "convolution, batch norm and ReLU on the CPU in float32"
+        )
+    return optimized
+
+
+def _replaced(module: Any) -> Any:
+    """``module`` with every Sequential that is a chain replaced, however deep."""
+    if isinstance(module, nn.Sequential):
+        try:
+            return PackedChain(links_of(module))
+        except ValueError:
+            pass  # perhaps a part of it can
+    for name, child in list(module.named_children()):
+        setattr(module, name, _replaced(child))
+    return module

@@ -1,0 +1,77 @@
+"""Blocks for inference: batch norm folded, weights packed once, all in one operator call."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from colorseg.nn.chain import Link, read_layers
+from colorseg.nn.runs import Run, find_run, is_conv
+
+
+class PackedChain(nn.Module):
+    """A chain of blocks as it computes in eval mode, with a copy of its weights.
+
+    Later changes of the blocks change nothing here.  May be called by several threads at once.
+
+    Args:
+        links: the blocks, see :class:`colorseg.nn.chain.Link`; float32, on the CPU.
+
+    Shape:
+        (N, C, H, W) float32, on the CPU -> what the last block makes of it.
+
+    Raises:
+        ValueError: a block has no kernel; it says which one and why.
+    """
+
+    packed: Tensor  # weights in the order the kernels read them: of no use to another machine
+    layers: Tensor
+
+    def __init__(self, links: Sequence[Link]) -> None:
+        super().__init__()
+        layers = read_layers(links) if links else "there is no block"
+        if isinstance(layers, str):
+            raise ValueError(f"{layers}; run the model as it is, under torch.inference_mode()")
+        numbers, parameters = [], []
+        for layer in layers:
+            if layer.batch_norm and layer.running[0] is None:
+                raise ValueError("a batch norm without running statistics cannot be folded")
+            weight = layer.parameters[0]
+            assert weight is not None
+            numbers += [*layer.numbers(), *weight.shape]
+            none = weight.new_empty(0)
+            tensors = (*layer.parameters, *layer.running)
+            parameters += [none if t is None else t.detach() for t in tensors]
+        packed = torch.ops.colorseg.pack_chain(parameters, numbers, [layer.eps for layer in layers])
+        self.register_buffer("packed", packed, persistent=False)
+        self.register_buffer("layers", torch.tensor(numbers), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The result of the last block."""
+        if x.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError(
+                "a model optimised for inference has no gradients; use the model it was made from"
+            )
+        return torch.ops.colorseg.packed_chain.default(x, self.packed, self.layers)
+
+    def train(self, mode: bool = True) -> "PackedChain":
+        """Stay in eval mode; there is no other."""
+        if mode:
+            raise RuntimeError(
+                "a model optimised for inference cannot be trained; "
+                "train the model it was made from"
+            )
+        return super().train(mode)
+
+
+def links_of(sequential: nn.Sequential) -> list[Link]:
+    """The blocks of a Sequential, one behind the other: its Sequentials, runs and convolutions."""
+    modules, blocks = list(sequential.children()), []
+    start = 0
+    while start < len(modules):
+        run = find_run(modules, start) if is_conv(modules[start]) else None
+        length = run.length if isinstance(run, Run) else 1
+        run_modules = modules[start : start + length]
+        blocks.append(nn.Sequential(*run_modules) if length > 1 else modules[start])
+        start += length
+    return [Link(block, i) for i, block in enumerate(blocks)]
