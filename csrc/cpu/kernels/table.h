@@ -4,6 +4,7 @@
 #include "color_cross_entropy.h"
 #include "nearest_color.h"
 #include "normalize.h"
+#include "peak.h"
 #include "resample.h"
 #include "soft_iou_loss.h"
 
