@@ -1,170 +1,75 @@
 #include "conv2d.h"
 
-#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
-
-#include <cstring>
-
+#include "block.h"
 #include "prologue.h"
 
 namespace colorseg::cpu {
-namespace {
 
-using torch::stable::detail::from;
-using torch::stable::detail::to;
-
-constexpr int64_t kThreadBytes = 1 << 17;  // less to copy than this is not worth waking a thread
-
-bool is_symmetric(const ConvOptions& o) {
-  return o.padding[0] == o.padding[1] && o.padding[2] == o.padding[3];
-}
-
-// ATen pads evenly on both sides; an uneven "same" padding is made explicit first.
-Tensor padded(const Tensor& input, const ConvOptions& o) {
-  if (is_symmetric(o)) return input;
-  return torch::stable::pad(input, {o.padding[2], o.padding[3], o.padding[0], o.padding[1]});
-}
-
-Ints aten_padding(const ConvOptions& o) {
-  return is_symmetric(o) ? Ints{o.padding[0], o.padding[2]} : Ints{0, 0};
-}
-
-Tensor unpadded(Tensor grad, const ConvOptions& o, int64_t height, int64_t width) {
-  if (is_symmetric(o)) return grad;
-  Tensor rows = torch::stable::narrow(grad, 2, o.padding[0], height);
-  return torch::stable::narrow(rows, 3, o.padding[2], width);
-}
-
-struct Mask {
-  bool input, weight, bias;
-};
-
-// Gradients of a convolution of `input`: [input, weight, bias], empty where the mask is false.
-std::array<Tensor, 3> aten_backward(const Tensor& grad_y, const Tensor& input_,
-                                    const Tensor& weight_, const ConvOptions& o, Mask wanted,
-                                    bool channels_last) {
-  const Tensor input = padded(input_, o), weight = channels_last ? weight_ : dense(weight_, false);
-  const bool mask[3] = {wanted.input, wanted.weight, wanted.bias};
-  const std::optional<Ints> bias_sizes =
-      wanted.bias ? std::optional<Ints>(Ints{grad_y.size(1)}) : std::optional<Ints>();
-  std::array<StableIValue, 11> stack{from(grad_y),
-                                     from(input),
-                                     from(weight),
-                                     from(bias_sizes),
-                                     from(o.stride),
-                                     from(aten_padding(o)),
-                                     from(o.dilation),
-                                     from(o.transposed),
-                                     from(o.output_padding),
-                                     from(o.groups),
-                                     from(torch::headeronly::HeaderOnlyArrayRef<bool>(mask, 3))};
-  check_torch(
-      torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION),
-      "aten::convolution_backward");
-  const Tensor grads[] = {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2])};
-  const int64_t height = input_.size(2), width = input_.size(3);
-  return {
-      wanted.input ? dense(unpadded(grads[0], o, height, width), channels_last) : nothing(input),
-      wanted.weight ? dense(grads[1], is_channels_last(weight_)) : nothing(weight),
-      wanted.bias ? grads[2] : nothing(weight)};
-}
-
-// torch.cat([left, right], 1) of two dense maps: whole images are copied, or pixels in
-// channels_last.
-Tensor joined(const Tensor& left, const Tensor& right, bool channels_last) {
-  const int64_t n = left.size(0), pixels = left.size(2) * left.size(3);
-  const int64_t channels = left.size(1) + right.size(1);
-  Tensor both = new_tensor(left, {n, channels, left.size(2), left.size(3)}, left.scalar_type(),
-                           channels_last);
-  const int64_t pieces = channels_last ? n * pixels : n;
-  if (pieces == 0 || pixels == 0) return both;
-  const int64_t bytes = left.element_size() * (channels_last ? 1 : pixels);
-  const int64_t left_bytes = bytes * left.size(1), right_bytes = bytes * right.size(1);
-  const auto* from_left = static_cast<const char*>(left.const_data_ptr());
-  const auto* from_right = static_cast<const char*>(right.const_data_ptr());
-  auto* to = static_cast<char*>(both.mutable_data_ptr());
-  const int64_t grain = kThreadBytes / (left_bytes + right_bytes) + 1;
-  torch::stable::parallel_for(0, pieces, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      char* piece = to + i * (left_bytes + right_bytes);
-      std::memcpy(piece, from_left + i * left_bytes, left_bytes);
-      std::memcpy(piece + left_bytes, from_right + i * right_bytes, right_bytes);
-    }
-  });
-  return both;
-}
-
-// The part of the weight that meets input channels [first, first + count); groups are 1.
-Tensor weight_slice(const Tensor& weight, const ConvOptions& o, int64_t first, int64_t count) {
-  Tensor whole = weight;
-  return torch::stable::contiguous(
-      torch::stable::narrow(whole, o.transposed ? 0 : 1, first, count));
-}
-
-// channels [first, first + count) as a tensor of its own: operators may not return overlapping
-// views
-Tensor channel_slice(Tensor grad, int64_t first, int64_t count) {
-  return torch::stable::clone(torch::stable::narrow(grad, 1, first, count));
-}
-
-Tensor with_prologue(const Tensor& x, const Prologue& prologue, bool channels_last) {
-  return prologue.any() ? apply_prologue(x, prologue, channels_last) : dense(x, channels_last);
-}
-
-}  // namespace
-
-Tensor conv_input(const Tensor& x, const OptionalTensor& skip, const Prologue& prologue,
-                  bool channels_last) {
-  const Tensor main = with_prologue(x, prologue, channels_last);
-  return skip ? joined(main, dense(*skip, channels_last), channels_last) : main;
-}
-
-Tensor convolution(const Tensor& input_, const Tensor& weight_, const OptionalTensor& bias,
-                   const ConvOptions& o, bool channels_last) {
-  const Tensor input = padded(input_, o);
-  // ATen lets a channels_last weight decide the layout of the output; here x decides
-  const Tensor weight = channels_last ? weight_ : dense(weight_, false);
-  const Ints padding = aten_padding(o);
-  AtenTensorHandle bias_handle = bias ? bias->get() : nullptr, result;
-  // the C shim, which spares packing every argument for the dispatcher
-  check_torch(
-      aoti_torch_cpu_convolution(input.get(), weight.get(), bias ? &bias_handle : nullptr,
-                                 o.stride.data(), 2, padding.data(), 2, o.dilation.data(), 2,
-                                 o.transposed, o.output_padding.data(), 2, o.groups, &result),
-      "aten::convolution");
-  return dense(Tensor(result), channels_last);
-}
-
-ConvGradients convolution_backward(const Tensor& grad_y_, const Tensor& x, const Tensor& weight,
-                                   const OptionalTensor& skip, const Prologue& prologue,
-                                   const ConvOptions& o, Needs needs, bool channels_last) {
-  const Tensor grad_y = dense(grad_y_, channels_last);
-  const Tensor main = with_prologue(x, prologue, channels_last);
-  ConvGradients g{nothing(x), nothing(x), nothing(x), nothing(x), nothing(x), nothing(x)};
-  const auto backward = [&](const Tensor& input, const Tensor& w, Mask wanted) {
-    return aten_backward(grad_y, input, w, o, wanted, channels_last);
-  };
-  if (!skip) {
-    std::tie(g.x, g.weight, g.bias) =
-        std::tuple_cat(backward(main, weight, {needs.x, needs.weight, needs.bias}));
-  } else {
-    const Tensor second = dense(*skip, channels_last);
-    const int64_t split = x.size(1), rest = skip->size(1);
-    const bool grouped = o.groups > 1;  // then no slice of the weight belongs to one input
-    const Mask mask{grouped && (needs.x || needs.skip), needs.weight, needs.bias};
-    if (mask.input || mask.weight || mask.bias) {
-      Tensor both;
-      std::tie(both, g.weight, g.bias) =
-          std::tuple_cat(backward(joined(main, second, channels_last), weight, mask));
-      if (mask.input && needs.x) g.x = channel_slice(both, 0, split);
-      if (mask.input && needs.skip) g.skip = channel_slice(both, split, rest);
-    }
-    const Mask input_only{true, false, false};
-    if (needs.x && !grouped) g.x = backward(main, weight_slice(weight, o, 0, split), input_only)[0];
-    if (needs.skip && !grouped)
-      g.skip = backward(second, weight_slice(weight, o, split, rest), input_only)[0];
+std::optional<OwnConvolution> own_convolution(const Tensor& x, const Tensor& weight,
+                                              const OptionalTensor& skip, const Prologue& prologue,
+                                              const ConvOptions& o, const ConvShape& s) {
+  const bool up = prologue.upsample;
+  if (!own_convolution(x, weight, skip, o)) return {};
+  if (up && (skip || o.transposed || o.stride[0] != 1)) return {};
+  OwnConvolution own{plan_convolution(s, weight.size(2), weight.size(3), o, up), {}, {}};
+  own.held = {dense(x, false), skip ? OptionalTensor(dense(*skip, false)) : skip,
+              prologue.scale ? OptionalTensor(to_dtype(*prologue.scale, ScalarType::Float))
+                             : prologue.scale,
+              prologue.shift ? OptionalTensor(to_dtype(*prologue.shift, ScalarType::Float))
+                             : prologue.shift};
+  Source& main = own.sources[0];
+  main.data = own.held[0]->const_data_ptr<float>(), main.channels = s.in_channels;
+  main.relu = prologue.relu;
+  if (prologue.scale) {
+    main.scale = own.held[2]->const_data_ptr<float>();
+    main.offset = own.held[3]->const_data_ptr<float>();
   }
-  if (needs.x && prologue.any()) {
-    std::tie(g.x, g.in_scale, g.in_shift) = prologue_backward(g.x, x, prologue, channels_last);
+  if (skip)
+    own.sources[1].data = own.held[1]->const_data_ptr<float>(),
+    own.sources[1].channels = s.skip_channels;
+  return own;
+}
+
+ConvGradients own_convolution_backward(const OwnConvolution& own, const GradientLines& gradient,
+                                       const Tensor& x, const Tensor& weight,
+                                       const OptionalTensor& skip, const Prologue& prologue,
+                                       Needs needs) {
+  const ConvPlan& p = own.plan;
+  const int64_t split = own.sources[0].channels;
+  const int64_t plane = p.shape.x_size[0] * p.shape.x_size[1], width = p.shape.x_size[1];
+  ConvGradients g{nothing(x), nothing(x), nothing(x), nothing(x), nothing(x), nothing(x)};
+  if (needs.x) g.x = new_tensor(x, {p.images, split, p.shape.x_size[0], width}, x.scalar_type());
+  if (needs.skip)
+    g.skip =
+        new_tensor(x, {p.images, p.x_channels - split, p.shape.x_size[0], width}, x.scalar_type());
+  if (needs.weight)
+    g.weight = new_tensor(x, {weight.size(0), weight.size(1), weight.size(2), weight.size(3)},
+                          x.scalar_type());
+  std::vector<double> bias(needs.bias ? p.y_channels : 0);
+  float* grad_x = needs.x ? g.x.mutable_data_ptr<float>() : nullptr;
+  float* grad_skip = needs.skip ? g.skip.mutable_data_ptr<float>() : nullptr;
+  const Tensor dense_weight = dense(weight, false);
+  const ConvBackward wanted{needs.skip ? p.x_channels
+                            : needs.x  ? split
+                                       : 0,
+                            needs.weight ? g.weight.mutable_data_ptr<float>() : nullptr,
+                            needs.bias ? bias.data() : nullptr};
+  convolve_backward(p, own.sources, dense_weight.const_data_ptr<float>(), gradient, wanted,
+                    [&](const Piece& piece, const PieceResult& result, ConvScratch&) {
+                      for (int64_t c = needs.x ? 0 : split; c < wanted.x_channels; ++c) {
+                        float* const to = c < split ? grad_x : grad_skip;
+                        const int64_t channels = c < split ? split : p.x_channels - split;
+                        for (int64_t i = 0; i < piece.images; ++i) {
+                          const int64_t at =
+                              (piece.image + i) * channels + (c < split ? c : c - split);
+                          result.collect(i, c, to + at * plane + result.line() * width);
+                        }
+                      }
+                    });
+  if (needs.bias) g.bias = vector_like(bias, weight);
+  if (needs.x && (prologue.scale || prologue.relu)) {
+    std::tie(g.x, g.in_scale, g.in_shift) =
+        prologue_backward(g.x, x, {prologue.scale, prologue.shift, prologue.relu, false}, false);
   }
   return g;
 }
@@ -178,22 +83,53 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
               const Ints& output_padding) {
   const ConvOptions o{stride, padding, dilation, groups, transposed, output_padding};
   const Prologue prologue{in_scale, in_shift, in_relu, in_upsample};
-  check_conv2d(x, weight, bias, skip, prologue, o);
-  const bool channels_last = is_channels_last(x);
-  return convolution(conv_input(x, skip, prologue, channels_last), weight, bias, o, channels_last);
+  const ConvShape s = check_conv2d(x, weight, bias, skip, prologue, o);
+  const auto own = own_convolution(x, weight, skip, prologue, o, s);
+  if (!own) {
+    const bool channels_last = is_channels_last(x);
+    const Tensor input = conv_input(x, skip, prologue, channels_last);
+    return aten_convolution(input, weight, bias, o, channels_last);
+  }
+  Tensor y = new_tensor(x, {s.n, s.out_channels, s.out_height, s.out_width}, x.scalar_type());
+  float* to = y.mutable_data_ptr<float>();
+  const Tensor dense_weight = dense(weight, false);
+  const OptionalTensor dense_bias = bias ? OptionalTensor(dense(*bias, false)) : bias;
+  convolve(own->plan, own->sources,
+           pack_forward(own->plan, dense_weight.const_data_ptr<float>()).data(),
+           bias ? dense_bias->const_data_ptr<float>() : nullptr,
+           [&](const Piece& piece, const PieceResult& result, ConvScratch&) {
+             for (int64_t c = 0; c < s.out_channels; ++c) {
+               for (int64_t i = 0; i < piece.images; ++i) {
+                 const int64_t plane = (piece.image + i) * s.out_channels + c;
+                 result.collect(i, c, to + (plane * s.out_height + result.line()) * s.out_width);
+               }
+             }
+           });
+  return y;
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv2d_backward(
-    const Tensor& grad_y, const Tensor& x, const Tensor& weight, const OptionalTensor& skip,
+    const Tensor& grad_y_, const Tensor& x, const Tensor& weight, const OptionalTensor& skip,
     const OptionalTensor& in_scale, const OptionalTensor& in_shift, bool in_relu, bool in_upsample,
     const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups, bool transposed,
     const Ints& output_padding, bool needs_x, bool needs_skip, bool needs_weight, bool needs_bias) {
   const ConvOptions o{stride, padding, dilation, groups, transposed, output_padding};
   const Prologue prologue{in_scale, in_shift, in_relu, in_upsample};
-  check_conv2d(x, weight, {}, skip, prologue, o);
-  const ConvGradients g =
-      convolution_backward(grad_y, x, weight, skip, prologue, o,
-                           {needs_x, needs_skip, needs_weight, needs_bias}, is_channels_last(x));
+  const ConvShape s = check_conv2d(x, weight, {}, skip, prologue, o);
+  const Needs needs{needs_x, needs_skip, needs_weight, needs_bias};
+  ConvGradients g;
+  if (const auto own = own_convolution(x, weight, skip, prologue, o, s)) {
+    const Tensor grad_y = dense(grad_y_, false);
+    const float* from = grad_y.const_data_ptr<float>();
+    const int64_t plane = s.out_height * s.out_width;
+    const auto lines = [&](int64_t n, int64_t c, int64_t, int64_t, ConvScratch&) {
+      return from + (n * s.out_channels + c) * plane;
+    };
+    g = own_convolution_backward(*own, lines, x, weight, skip, prologue, needs);
+  } else {
+    g = aten_convolution_backward(grad_y_, x, weight, skip, prologue, o, needs,
+                                  is_channels_last(x));
+  }
   return {g.x, g.weight, g.bias, g.skip, g.in_scale, g.in_shift};
 }
 

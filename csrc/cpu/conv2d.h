@@ -1,27 +1,26 @@
-// Convolution on the CPU, for this operator and for conv_bn_relu: ATen's, with our prologue and
-// skip around it.
+// Convolution on the CPU, for this operator and for conv_bn_relu: the library's own or ATen's.
 #pragma once
-#include "../conv2d.h"
+#include "aten_conv2d.h"
+#include "convolve.h"
 
 namespace colorseg::cpu {
 
-// The tensor that is convolved: the prologue applied to x, with skip's channels behind it.
-Tensor conv_input(const Tensor& x, const OptionalTensor& skip, const Prologue& prologue,
-                  bool channels_last);
-
-Tensor convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
-                   const ConvOptions& o, bool channels_last);
-
-struct ConvGradients {
-  Tensor x, weight, bias, skip, in_scale, in_shift;  // empty where not needed
+// A convolution that the library does itself: its plan, and its inputs with what keeps them alive.
+struct OwnConvolution {
+  ConvPlan plan;
+  Sources sources;
+  std::array<OptionalTensor, 4> held;
 };
 
-struct Needs {
-  bool x, skip, weight, bias;
-};
+// Nothing where ATen is to do it.
+std::optional<OwnConvolution> own_convolution(const Tensor& x, const Tensor& weight,
+                                              const OptionalTensor& skip, const Prologue& prologue,
+                                              const ConvOptions& o, const ConvShape& s);
 
-ConvGradients convolution_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight,
-                                   const OptionalTensor& skip, const Prologue& prologue,
-                                   const ConvOptions& o, Needs needs, bool channels_last);
+// All gradients, from lines of the gradient of y made on the fly.  Bias: nothing unless needed.
+ConvGradients own_convolution_backward(const OwnConvolution& own, const GradientLines& gradient,
+                                       const Tensor& x, const Tensor& weight,
+                                       const OptionalTensor& skip, const Prologue& prologue,
+                                       Needs needs);
 
 }  // namespace colorseg::cpu

@@ -5,8 +5,8 @@
 
 #include <cmath>
 
+#include "aten_conv2d.h"
 #include "block.h"
-#include "conv2d.h"
 
 namespace colorseg::cpu {
 namespace {
@@ -80,8 +80,8 @@ Block forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
       check_conv_bn_relu(x, check_conv2d(x, weight, bias, skip, prologue, o), resample, bn);
   const bool channels_last = is_channels_last(x), up = resample == Resample::kUpsample2;
   const Map map = map_of(s, channels_last);
-  const Tensor z = widened(
-      convolution(conv_input(x, skip, prologue, channels_last), weight, bias, o, channels_last));
+  const Tensor z = widened(aten_convolution(conv_input(x, skip, prologue, channels_last), weight,
+                                            bias, o, channels_last));
   Block block{z, {z, z, {}}};
   dispatch_dtype(z, "conv_bn_relu", [&](auto zero) {
     using T = decltype(zero);
@@ -198,7 +198,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv_
                                relu);
   });
   // Under batch statistics the convolution's bias cancels: its gradient is exactly 0.
-  ConvGradients conv = convolution_backward(
+  ConvGradients conv = aten_convolution_backward(
       g.z, x, weight, skip, prologue, o,
       {needs_x, needs_skip, needs_weight, needs_bias && !training}, channels_last);
   if (needs_bias && training) conv.bias = vector_like(std::vector<double>(channels), weight);

@@ -6,6 +6,8 @@
 #pragma once
 #include <cstdint>
 
+#include "geometry.h"
+
 namespace colorseg::cpu {
 
 constexpr int64_t kLanes = 64;  // values that a kernel treats side by side: 4 AVX-512 registers
@@ -88,6 +90,28 @@ struct Kernels {
                             const T* outside, T* scratch, T* grad);
 };
 
+// Convolutions on flat maps, see geometry.h, in float32.
+struct ConvKernels {
+  // the weight of (out, in, k) lies at out * out_stride + in * in_stride + k
+  void (*pack_weights)(const float* weight, int64_t out_channels, int64_t out_stride,
+                       int64_t in_channels, int64_t in_stride, const TapTable&, float* packed);
+  void (*multiply)(const FlatMap& in, const TapTable&, const float* packed, const float* bias,
+                   bool bias_once, int64_t positions, const FlatMap& out);
+  void (*pack_winograd)(const float* weight, int64_t out_channels, int64_t out_stride,
+                        int64_t in_channels, int64_t in_stride, bool flipped, float* packed);
+  int64_t (*winograd_scratch)(int64_t in_channels);
+  void (*winograd)(const FlatMap& in, const Patch&, const float* packed, const float* bias,
+                   int64_t positions, const FlatMap& out, float* scratch);
+  void (*correlate)(const FlatMap& a, const FlatMap& b, const std::vector<TapGroup>&,
+                    int64_t positions, float* gradient, int64_t a_stride, int64_t b_stride);
+  void (*place)(const float* from, int64_t height, int64_t width, int64_t first, int64_t last,
+                const Activation&, const Lines& to);
+  void (*collect)(const Lines& from, int64_t height, int64_t width, bool box, float* to);
+  void (*box_sums)(const float* from, int64_t height, int64_t width, int64_t first, int64_t last,
+                   float* to);
+  void (*add)(int64_t count, const float* x, float* y);  // y += x
+};
+
 struct Isa {
   const char* name;
   bool (*supported)();
@@ -101,6 +125,7 @@ struct Isa {
                                int64_t ignore, int32_t* labels);
   int64_t (*labels_from_uint8)(int64_t pixels, const uint8_t* target, int64_t classes,
                                int64_t ignore, int32_t* labels);
+  ConvKernels conv;
   Kernels<float> f32;
   Kernels<double> f64;
 };

@@ -2,11 +2,14 @@
 // apart.
 #pragma once
 #include "color_cross_entropy.h"
+#include "correlate.h"
 #include "nearest_color.h"
 #include "normalize.h"
 #include "peak.h"
+#include "place.h"
 #include "resample.h"
 #include "soft_iou_loss.h"
+#include "winograd.h"
 
 namespace colorseg::cpu::COLORSEG_ISA {
 
@@ -25,6 +28,11 @@ constexpr Kernels<T> table() {
           cross_entropy_backward<T>,
           soft_iou_sums<T>,
           soft_iou_backward<T>};
+}
+
+constexpr ConvKernels conv_table() {
+  return {pack_weights, multiply, pack_winograd, winograd_scratch, winograd,
+          correlate,    place,    collect,       box_sums,         add};
 }
 
 }  // namespace colorseg::cpu::COLORSEG_ISA

@@ -1,0 +1,309 @@
+#include "convolve.h"
+
+#include <cstring>
+
+namespace colorseg::cpu {
+namespace {
+
+constexpr int64_t kPiecePositions = 1100;    // a flat map of 24 channels takes 100 KB, a part of L2
+constexpr int64_t kAlign = 16, kSlack = 64;  // floats; products write up to 48 more than asked for
+constexpr int64_t kChunks = 32;              // partial sums of a weight gradient
+constexpr int64_t kMaxChannels = 256, kMaxWeights = 1 << 20;
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t aligned(int64_t count) { return divide_up(count, kAlign) * kAlign; }
+
+bool winograd_wins(const Convolution& c, int64_t x_channels, int64_t y_channels) {
+  const bool fits = !c.transposed && !c.upsampled && c.stride == 1 && c.kernel[0] == 3 &&
+                    c.kernel[1] == 3 && c.dilation[0] == 1 && c.dilation[1] == 1 &&
+                    c.padding[0] <= 2 && c.padding[1] <= 2;
+  return fits && c.y_size[0] % 2 == 0 && c.y_size[1] % 2 == 0 && c.x_size[0] % 2 == 0 &&
+         c.x_size[1] % 2 == 0 && x_channels >= 8 && y_channels >= 8;
+}
+
+// Cuts n images into pieces: the cut depends on shapes alone, so results do on nothing else.
+void cut(ConvPlan& p) {
+  const Geometry& g = p.geometry;
+  const int64_t positions = g.image_positions();
+  p.images_per_piece = 1, p.bands = 1, p.rows_per_piece = p.rows;
+  if (positions > 2 * kPiecePositions || p.images < 4) {
+    const int64_t wanted = p.images < 4 ? 4 / std::max<int64_t>(p.images, 1) : 1;
+    const int64_t bands = std::max(wanted, divide_up(positions, kPiecePositions));
+    p.rows_per_piece = std::min(p.rows, divide_up(divide_up(p.rows, bands), 8) * 8);
+    p.bands = divide_up(p.rows, p.rows_per_piece);
+  } else {
+    const int64_t pieces = divide_up(p.images * positions, kPiecePositions);
+    p.images_per_piece = std::max<int64_t>(1, divide_up(p.images, divide_up(pieces, 8) * 8));
+  }
+  p.pieces = p.bands * divide_up(p.images, p.images_per_piece);
+}
+
+void make_room(const ConvPlan& p, ConvScratch& s) {
+  const Geometry& g = p.geometry;
+  const int64_t x = p.x_channels * g.x_phases() * p.length;
+  const int64_t y = p.y_channels * g.y_phases() * p.length;
+  const int64_t winograd =
+      p.winograd ? isa().conv.winograd_scratch(std::max(p.x_channels, p.y_channels)) : 0;
+  const int64_t lines = 2 * (p.rows_per_piece + 2 * g.rows.reach + 4);
+  const int64_t plane = aligned(
+      lines * (std::max(g.rows.x_size, 0l) * 0 + std::max(g.columns.x_size, g.columns.y_size) + 1) +
+      kSlack);
+  s.storage.resize(
+      std::max<size_t>(s.storage.size(), x + y + std::max(x, y) + winograd + 3 * plane + kAlign));
+  float* at = s.storage.data();
+  at += (kAlign - reinterpret_cast<uintptr_t>(at) / sizeof(float) % kAlign) % kAlign;
+  const auto flat = [&](int64_t channels, int64_t phases, int64_t size) {
+    const FlatMap map{at + p.margin, channels, phases * p.length, p.length};
+    at += size;
+    return map;
+  };
+  std::memset(at, 0, (x + y) * sizeof(float));
+  s.x = flat(p.x_channels, g.x_phases(), x);
+  s.y = flat(p.y_channels, g.y_phases(), y);
+  s.result = flat(0, 0, std::max(x, y));
+  s.winograd = at;
+  for (int i = 0; i < 3; ++i) s.plane[i] = at + winograd + i * plane;
+  s.codes.resize(std::max<size_t>(s.codes.size(), plane));
+}
+
+ConvScratch& scratch_of(const ConvPlan& p) {
+  thread_local ConvScratch scratch;
+  make_room(p, scratch);
+  return scratch;
+}
+
+// Lines of a map with `step` phases that the piece touches, with what taps reach around a band.
+struct Span {
+  int64_t first, last;
+};
+Span span_of(const ConvPlan& p, const Piece& piece, int64_t step, int64_t size) {
+  if (p.bands == 1) return {0, size};
+  const int64_t reach = p.geometry.rows.reach;
+  return {(piece.row - reach) * step, (piece.row + piece.rows + reach + 1) * step};
+}
+
+float* image_of(const ConvPlan& p, const FlatMap& map, int64_t channel, int64_t i) {
+  return map.data + channel * map.channel_stride + i * p.geometry.image_positions();
+}
+
+void place_x(const ConvPlan& p, const Piece& piece, const Sources& sources, const FlatMap& x) {
+  const Geometry& g = p.geometry;
+  const int64_t height = g.rows.x_size, width = g.columns.x_size;
+  const Span span = span_of(p, piece, g.x_step, height);
+  int64_t channel = 0;
+  for (const Source& source : sources) {
+    for (int64_t c = 0; c < source.channels; ++c, ++channel) {
+      const Activation activation = source.activation(c);
+      for (int64_t i = 0; i < piece.images; ++i) {
+        const float* from =
+            source.data + ((piece.image + i) * source.channels + c) * height * width;
+        const Lines to{image_of(p, x, channel, i) - piece.row * g.columns.pitch, g.columns.pitch,
+                       x.phase_stride, g.x_step};
+        isa().conv.place(from, height, width, span.first, span.last, activation, to);
+      }
+    }
+  }
+}
+
+int64_t positions_of(const ConvPlan& p, const Piece& piece, int64_t rows) {
+  return (piece.images - 1) * p.geometry.image_positions() + rows * p.geometry.columns.pitch;
+}
+
+void place_gradient(const ConvPlan& p, const Piece& piece, const GradientLines& gradient,
+                    double* grad_bias, ConvScratch& s) {
+  const Geometry& g = p.geometry;
+  const int64_t height = p.shape.y_size[0], width = p.shape.y_size[1];
+  const Span span = span_of(p, piece, g.y_step, g.rows.y_size);
+  const Span own{piece.row * g.y_step, std::min((piece.row + piece.rows) * g.y_step,
+                                                height)};  // lines no other piece has
+  for (int64_t c = 0; c < p.y_channels; ++c) {
+    for (int64_t i = 0; i < piece.images; ++i) {
+      const int64_t first = std::max<int64_t>(span.first - (g.box ? 1 : 0), 0);
+      const float* from = gradient(piece.image + i, c, first, std::min(span.last, height), s);
+      if (grad_bias && own.first < own.last) {
+        double mean, m2;
+        const Run run{(own.last - own.first) * width, 1};
+        kernels<float>().moments(run, from + own.first * width, &mean, &m2);
+        grad_bias[c] += mean * double(run.pixels);
+      }
+      if (g.box) {
+        float* boxes = s.plane[2] - span.first * (width + 1);
+        isa().conv.box_sums(from, height, width, span.first, span.last, boxes);
+        from = boxes;
+      }
+      const Lines to{image_of(p, s.y, c, i) - piece.row * g.columns.pitch, g.columns.pitch,
+                     s.y.phase_stride, g.y_step};
+      isa().conv.place(from, g.rows.y_size, g.columns.y_size, span.first, span.last,
+                       {0, 1, 0, false, false}, to);
+    }
+  }
+}
+
+FlatMap result_map(const ConvPlan& p, const ConvScratch& s, int64_t channels, int64_t phases) {
+  return {s.result.data, channels, phases * p.length, p.length};
+}
+
+// Weights of the data gradient.
+std::vector<float> pack_adjoint(const ConvPlan& p, const float* weight, int64_t channels) {
+  if (p.winograd) {
+    std::vector<float> packed(16 * channels * p.y_channels);
+    isa().conv.pack_winograd(weight, channels, p.in_stride, p.y_channels, p.out_stride, true,
+                             packed.data());
+    return packed;
+  }
+  std::vector<float> packed(p.geometry.taps.size() * channels * p.y_channels);
+  isa().conv.pack_weights(weight, channels, p.in_stride, p.y_channels, p.out_stride,
+                          adjoint_taps(p.geometry, p.length), packed.data());
+  return packed;
+}
+
+}  // namespace
+
+Piece ConvPlan::piece(int64_t index) const {
+  const int64_t image = index / bands * images_per_piece, row = index % bands * rows_per_piece;
+  return {index, image, std::min(images_per_piece, images - image), row,
+          std::min(rows_per_piece, rows - row)};
+}
+
+bool own_convolution(const Tensor& x, const Tensor& weight, const OptionalTensor& skip,
+                     const ConvOptions& o) {
+  const int64_t channels = x.size(1) + (skip ? skip->size(1) : 0);
+  const int64_t out = o.transposed ? weight.size(1) : weight.size(0);
+  return x.scalar_type() == ScalarType::Float && !is_channels_last(x) && o.groups == 1 &&
+         o.stride[0] == o.stride[1] && o.stride[0] <= 2 && channels <= kMaxChannels &&
+         out <= kMaxChannels && weight.numel() <= kMaxWeights && x.numel() > 0 &&
+         weight.size(2) * o.dilation[0] <= 64 && weight.size(3) * o.dilation[1] <= 64;
+}
+
+ConvPlan plan_convolution(const ConvShape& s, int64_t kernel_height, int64_t kernel_width,
+                          const ConvOptions& o, bool upsampled) {
+  const int64_t scale = upsampled ? 2 : 1;
+  ConvPlan p{};
+  p.shape = {{s.in_height / scale, s.in_width / scale},
+             {s.out_height, s.out_width},
+             {kernel_height, kernel_width},
+             o.stride[0],
+             {o.padding[0], o.padding[2]},
+             {o.dilation[0], o.dilation[1]},
+             o.transposed,
+             upsampled};
+  p.images = s.n, p.x_channels = s.in_channels + s.skip_channels, p.y_channels = s.out_channels;
+  p.winograd = winograd_wins(p.shape, p.x_channels, p.y_channels);
+  p.geometry = make_geometry(p.shape, p.winograd);
+  p.kernel_area = kernel_height * kernel_width;
+  p.out_stride = o.transposed ? p.kernel_area : p.x_channels * p.kernel_area;
+  p.in_stride = o.transposed ? p.y_channels * p.kernel_area : p.kernel_area;
+  const Geometry& g = p.geometry;
+  p.rows = std::max(divide_up(g.rows.x_size, g.x_step), divide_up(g.rows.y_size, g.y_step));
+  cut(p);
+  p.margin = aligned(g.margin() + 2 * g.columns.pitch);
+  const int64_t body =
+      p.bands == 1 ? p.images_per_piece * g.image_positions() : p.rows_per_piece * g.columns.pitch;
+  p.length = aligned(body + 2 * p.margin + kSlack);
+  return p;
+}
+
+PieceResult::PieceResult(const ConvPlan& plan, const Piece& piece, const FlatMap& map, bool of_x)
+    : plan_(plan), piece_(piece), map_(map) {
+  const Geometry& g = plan.geometry;
+  box_ = g.box && !of_x, step_ = of_x ? g.x_step : g.y_step;
+  const int64_t height = of_x ? plan.shape.x_size[0] : plan.shape.y_size[0];
+  width_ = of_x ? plan.shape.x_size[1] : plan.shape.y_size[1];
+  line_ = std::min(piece.row * step_, height);
+  lines_ = std::min((piece.row + piece.rows) * step_, height) - line_;
+}
+
+void PieceResult::collect(int64_t i, int64_t channel, float* to) const {
+  isa().conv.collect(
+      {image_of(plan_, map_, channel, i), plan_.geometry.columns.pitch, map_.phase_stride, step_},
+      lines_, width_, box_, to);
+}
+
+std::vector<float> pack_forward(const ConvPlan& p, const float* weight) {
+  if (p.winograd) {
+    std::vector<float> packed(16 * p.x_channels * p.y_channels);
+    isa().conv.pack_winograd(weight, p.y_channels, p.out_stride, p.x_channels, p.in_stride, false,
+                             packed.data());
+    return packed;
+  }
+  std::vector<float> packed(p.geometry.taps.size() * p.x_channels * p.y_channels);
+  isa().conv.pack_weights(weight, p.y_channels, p.out_stride, p.x_channels, p.in_stride,
+                          forward_taps(p.geometry, p.length), packed.data());
+  return packed;
+}
+
+void convolve(const ConvPlan& p, const Sources& sources, const float* packed, const float* bias,
+              const Finish& finish) {
+  const Geometry& g = p.geometry;
+  const TapTable taps = forward_taps(g, p.length);
+  const Patch patch = winograd_patch(p.shape.padding, g.columns.pitch, p.length);
+  torch::stable::parallel_for(0, p.pieces, 1, [&](int64_t begin, int64_t end) {
+    ConvScratch& s = scratch_of(p);
+    const FlatMap y = result_map(p, s, p.y_channels, g.y_phases());
+    for (int64_t i = begin; i < end; ++i) {
+      const Piece piece = p.piece(i);
+      place_x(p, piece, sources, s.x);
+      const int64_t positions = positions_of(p, piece, piece.rows + (g.box && p.bands > 1 ? 1 : 0));
+      if (p.winograd)
+        isa().conv.winograd(s.x, patch, packed, bias, positions, y, s.winograd);
+      else
+        isa().conv.multiply(s.x, taps, packed, bias, g.box, positions, y);
+      finish(piece, PieceResult(p, piece, y, false), s);
+    }
+  });
+}
+
+void convolve_backward(const ConvPlan& p, const Sources& sources, const float* weight,
+                       const GradientLines& gradient, const ConvBackward& wanted,
+                       const Finish& finish) {
+  const Geometry& g = p.geometry;
+  const std::vector<float> packed =
+      wanted.x_channels ? pack_adjoint(p, weight, wanted.x_channels) : std::vector<float>();
+  const TapTable taps = adjoint_taps(g, p.length);
+  const int64_t around[2] = {2 - p.shape.padding[0], 2 - p.shape.padding[1]};
+  const Patch patch = winograd_patch(around, g.columns.pitch, p.length);
+  const bool swapped = g.x_phases() < g.y_phases();
+  const std::vector<TapGroup> groups = correlate_groups(g, swapped, p.length, p.length);
+  const int64_t chunks = std::min(kChunks, p.pieces);
+  std::vector<float> weight_sums(wanted.grad_weight ? chunks * p.weight_count() : 0);
+  std::vector<double> bias_sums(wanted.grad_bias ? chunks * p.y_channels : 0);
+  torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
+    ConvScratch& s = scratch_of(p);
+    const FlatMap x = result_map(p, s, wanted.x_channels, g.x_phases());
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      for (int64_t i = chunk * p.pieces / chunks; i < (chunk + 1) * p.pieces / chunks; ++i) {
+        const Piece piece = p.piece(i);
+        place_gradient(p, piece, gradient,
+                       wanted.grad_bias ? &bias_sums[chunk * p.y_channels] : nullptr, s);
+        const int64_t positions = positions_of(p, piece, piece.rows);
+        if (wanted.grad_weight) {
+          place_x(p, piece, sources, s.x);
+          float* sums = &weight_sums[chunk * p.weight_count()];
+          if (swapped)
+            isa().conv.correlate(s.x, s.y, groups, positions, sums, p.in_stride, p.out_stride);
+          else
+            isa().conv.correlate(s.y, s.x, groups, positions, sums, p.out_stride, p.in_stride);
+        }
+        if (wanted.x_channels == 0) continue;
+        if (p.winograd)
+          isa().conv.winograd(s.y, patch, packed.data(), nullptr, positions, x, s.winograd);
+        else
+          isa().conv.multiply(s.y, taps, packed.data(), nullptr, false, positions, x);
+        finish(piece, PieceResult(p, piece, x, true), s);
+      }
+    }
+  });
+  for (int64_t i = 0; wanted.grad_weight && i < p.weight_count(); ++i) {
+    double sum = 0;
+    for (int64_t chunk = 0; chunk < chunks; ++chunk)
+      sum += weight_sums[chunk * p.weight_count() + i];
+    wanted.grad_weight[i] = float(sum);
+  }
+  for (int64_t c = 0; wanted.grad_bias && c < p.y_channels; ++c) {
+    wanted.grad_bias[c] = 0;
+    for (int64_t chunk = 0; chunk < chunks; ++chunk)
+      wanted.grad_bias[c] += bias_sums[chunk * p.y_channels + c];
+  }
+}
+
+}  // namespace colorseg::cpu

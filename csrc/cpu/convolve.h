@@ -1,0 +1,105 @@
+// The library's own float32 convolution: cuts the batch into pieces, runs them on torch's threads.
+//
+// A piece is some small images or a band of lines of a large one; its flat maps
+// (kernels/geometry.h) stay in the cache of one thread from the placing of x to what the caller
+// does with the result.
+#pragma once
+#include <functional>
+#include <vector>
+
+#include "../conv2d.h"
+#include "kernels/kernels.h"
+
+namespace colorseg::cpu {
+
+// Images [image, image + images), phase lines [row, row + rows) of each.
+struct Piece {
+  int64_t index, image, images, row, rows;
+};
+
+struct ConvPlan {
+  Convolution shape;
+  Geometry geometry;
+  bool winograd;
+  int64_t images, x_channels, y_channels;
+  int64_t kernel_area, out_stride, in_stride;  // of the weight
+  int64_t rows;                                // phase lines of an image
+  int64_t images_per_piece, rows_per_piece, bands, pieces;
+  int64_t margin, length;  // floats in front of a flat map's positions, and of the whole
+
+  Piece piece(int64_t index) const;
+  int64_t weight_count() const { return x_channels * y_channels * kernel_area; }
+};
+
+// Whether this convolution is at least as fast here as in ATen; otherwise it is left to ATen.
+bool own_convolution(const Tensor& x, const Tensor& weight, const OptionalTensor& skip,
+                     const ConvOptions& o);
+
+// upsampled: x is upsampled 2x2 before the convolution that `s` describes.
+ConvPlan plan_convolution(const ConvShape& s, int64_t kernel_height, int64_t kernel_width,
+                          const ConvOptions& o, bool upsampled);
+
+// One of the inputs that are convolved side by side: (n, channels, height, width), dense.
+struct Source {
+  const float* data = nullptr;
+  int64_t channels = 0;
+  const float *center = nullptr, *scale = nullptr, *offset = nullptr;  // [channels] or null
+  bool relu = false;
+  Activation activation(int64_t c) const {
+    if (scale == nullptr) return {0, 1, 0, false, relu};
+    return {center ? center[c] : 0.0f, scale[c], offset[c], true, relu};
+  }
+};
+using Sources = std::array<Source, 2>;
+
+// Flat maps and planes of one thread, kept from call to call.
+struct ConvScratch {
+  std::vector<float> storage;
+  FlatMap x, y, result;  // result: of the product, of y's or x's shape
+  float *winograd, *plane[3];
+  std::vector<int32_t> codes;
+};
+
+// The result of one piece, before it leaves the cache.
+class PieceResult {
+ public:
+  PieceResult(const ConvPlan& plan, const Piece& piece, const FlatMap& map, bool of_x);
+  // The lines [line(), line() + lines()) of one channel, of image piece.image + i.
+  void collect(int64_t i, int64_t channel, float* to) const;
+  int64_t line() const { return line_; }
+  int64_t lines() const { return lines_; }
+  int64_t width() const { return width_; }
+
+ private:
+  const ConvPlan& plan_;
+  const Piece& piece_;
+  const FlatMap& map_;
+  bool box_;
+  int64_t step_, line_, lines_, width_;
+};
+
+using Finish = std::function<void(const Piece&, const PieceResult&, ConvScratch&)>;
+
+// Weights as the products read them.
+std::vector<float> pack_forward(const ConvPlan& plan, const float* weight);
+
+// bias: [y_channels] or null; finish is called once for each piece, by several threads.
+void convolve(const ConvPlan& plan, const Sources& sources, const float* packed, const float* bias,
+              const Finish& finish);
+
+// The lines [first, last) of the gradient of one channel of y, of image n; the result points at
+// line 0.
+using GradientLines =
+    std::function<const float*(int64_t n, int64_t c, int64_t first, int64_t last, ConvScratch&)>;
+
+struct ConvBackward {
+  int64_t x_channels;  // of the data gradient that finish gets: the first ones, may be 0
+  float* grad_weight;  // or null
+  double* grad_bias;   // [y_channels] or null
+};
+
+void convolve_backward(const ConvPlan& plan, const Sources& sources, const float* weight,
+                       const GradientLines& gradient, const ConvBackward& wanted,
+                       const Finish& finish);
+
+}  // namespace colorseg::cpu

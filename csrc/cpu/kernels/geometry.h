@@ -1,0 +1,103 @@
+// A convolution on flat maps: what the micro-kernels know of shapes.
+//
+// A map is stored as one line of positions per channel, `pitch` per row and `image_rows` rows per
+// image, with zeros between rows and between images, so that a tap of the kernel is a constant
+// distance between positions and borders need no branch.  A map that is read or written at stride 2
+// is split into 2 x 2 phases (even and odd rows and columns), each a line of its own.  Then every
+// convolution is one bilinear form with a list of taps (e.g. 9 of a 3x3 kernel):
+//   forward          y[tap.y_phase][p] += w[tap.weight] * x[tap.x_phase][p + tap.offset]
+//   data gradient    x[tap.x_phase][p] += w[tap.weight] * y[tap.y_phase][p - tap.offset]
+//   weight gradient  w[tap.weight]     += sum over p of y[tap.y_phase][p] * x[tap.x_phase][p +
+//   tap.offset]
+#pragma once
+#include <cstdint>
+#include <vector>
+
+namespace colorseg::cpu {
+
+struct Tap {
+  int64_t x_phase, y_phase, offset, weight;
+};
+
+struct Axis {
+  int64_t x_size, y_size;  // of the maps
+  int64_t pitch;           // of a phase, with the zeros behind it
+  int64_t reach;           // how far taps go beyond a phase's first and last line
+};
+
+struct Geometry {
+  Axis rows, columns;
+  int64_t x_step, y_step;  // phases per axis
+  bool box;                // y is summed over 2 x 2 squares: the convolution sees x upsampled
+  std::vector<Tap> taps;
+
+  int64_t x_phases() const { return x_step * x_step; }
+  int64_t y_phases() const { return y_step * y_step; }
+  int64_t image_positions() const { return rows.pitch * columns.pitch; }
+  int64_t margin() const { return rows.reach * columns.pitch + columns.reach; }
+};
+
+// The convolution as written: sizes along (rows, columns); y_size before any resampling of it.
+struct Convolution {
+  int64_t x_size[2], y_size[2], kernel[2], stride, padding[2], dilation[2];
+  bool transposed;
+  bool upsampled;  // x, 2x2 to the nearest, before it is convolved
+};
+
+// polyphase: both maps in 2 x 2 phases, as Winograd's F(2x2) wants them.
+Geometry make_geometry(const Convolution& c, bool polyphase);
+
+// The taps of each phase of the map that is written; the one that is read has its phases
+// `phase_stride` apart.
+struct TapTable {
+  std::vector<int64_t> begin;  // per phase, and the end
+  std::vector<int32_t> offset, weight;
+  int64_t phases() const { return static_cast<int64_t>(begin.size()) - 1; }
+};
+
+TapTable forward_taps(const Geometry& g, int64_t phase_stride);
+TapTable adjoint_taps(const Geometry& g, int64_t phase_stride);
+
+// Channels are channel_stride apart, the phases of one channel phase_stride.
+struct FlatMap {
+  float* data;
+  int64_t channels, channel_stride, phase_stride;
+};
+
+constexpr int kGroupTaps = 3;
+
+// Up to 3 entries of the kernel whose sums are taken together.  With maps in phases an entry is a
+// sum over several pairs of phases, the rounds.
+struct TapGroup {
+  struct Round {
+    int32_t a_offset, b_offset[kGroupTaps];
+  };
+  int64_t taps;
+  int32_t weight[kGroupTaps];
+  std::vector<Round> rounds;
+};
+
+// `a` is the map that has fewer phases: y, or x of a transposed convolution (then swapped is true).
+std::vector<TapGroup> correlate_groups(const Geometry& g, bool swapped, int64_t a_phase_stride,
+                                       int64_t b_phase_stride);
+
+// Where the 4 x 4 patch of a position lies, for padding in front of rows and columns.
+struct Patch {
+  int32_t offset[16];
+};
+
+Patch winograd_patch(const int64_t (&padding)[2], int64_t pitch, int64_t phase_stride);
+
+// What is done to values on their way into a flat map: relu((x - center) * scale + offset).
+struct Activation {
+  float center, scale, offset;
+  bool affine, relu;
+};
+
+// Line 0, phase 0 of one channel of a flat map, with `step` x `step` phases.
+struct Lines {
+  float* data;
+  int64_t pitch, phase_stride, step;
+};
+
+}  // namespace colorseg::cpu

@@ -1,0 +1,77 @@
+// One native vector register of float32, and the few operations the convolutions need of it.
+//
+// Compiler vector extensions, so that every platform has them; only fused multiply-add needs a
+// name of the instruction set.  Wider types than the machine's own are slow: they spill.
+#pragma once
+#include <cstdint>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace colorseg::cpu::COLORSEG_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+constexpr int kWidth = kVectorBytes / sizeof(float);
+
+typedef float Vector __attribute__((vector_size(kVectorBytes)));
+typedef int32_t Indices __attribute__((vector_size(kVectorBytes)));
+typedef float UnalignedVector
+    __attribute__((vector_size(kVectorBytes), aligned(sizeof(float)), may_alias));
+
+inline Vector load(const float* at) { return *reinterpret_cast<const UnalignedVector*>(at); }
+inline void store(float* at, Vector v) { *reinterpret_cast<UnalignedVector*>(at) = v; }
+inline Vector broadcast(float x) { return x - Vector{}; }  // x - 0 is x, also for -0
+
+inline Vector multiply_add(Vector a, Vector b, Vector c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__)
+  return _mm256_fmadd_ps(a, b, c);
+#elif defined(__aarch64__)
+  return vfmaq_f32(c, a, b);
+#else
+  return a * b + c;
+#endif
+}
+
+// Keeps v in a register: GCC would load it again at each use, and each load may cross a cache line.
+inline void keep_in_register(Vector& v) {
+#if defined(__x86_64__)
+  __asm__("" : "+v"(v));
+#elif defined(__aarch64__)
+  __asm__("" : "+w"(v));
+#endif
+}
+
+// All bits set in the first `count` lanes.
+inline Indices first_lanes(int64_t count) {
+  Indices lane;
+  for (int i = 0; i < kWidth; ++i) lane[i] = i;
+  return lane < static_cast<int32_t>(count) - Indices{};
+}
+
+// Lane i of the result is the sum of the lanes of v[i]; v has kWidth vectors and is overwritten.
+inline Vector sums_of_lanes(Vector* v) {
+  Indices even, odd;
+  for (int i = 0; i < kWidth; ++i) even[i] = 2 * i, odd[i] = 2 * i + 1;
+#pragma GCC unroll 4
+  for (int count = kWidth; count > 1; count /= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < count / 2; ++i) {
+      const Vector left = v[2 * i], right = v[2 * i + 1];
+      v[i] = __builtin_shuffle(left, right, even) + __builtin_shuffle(left, right, odd);
+    }
+  }
+  return v[0];
+}
+
+}  // namespace colorseg::cpu::COLORSEG_ISA
