@@ -10,8 +10,8 @@ import torch
 
 from colorseg._extension import load
 
-SECONDS = 0.03  # of one measurement; the best of REPEATS counts, for a limit is a maximum
-REPEATS = 3
+# Short and many, the best counts: a limit is a maximum, and other programs run now and then.
+SECONDS, REPEATS = 0.01, 10
 
 
 class Limits:
@@ -51,7 +51,7 @@ def copy_bandwidth(size: int) -> float:
     count = max(size // 8, 1)  # float32 of the source
     source, target = torch.ones(count), torch.zeros(count)
     calls = 1
-    while (took := _seconds(lambda: target.copy_(source), calls)) < SECONDS / 4:
+    while (took := _seconds(lambda: target.copy_(source), calls)) < SECONDS / 2:
         calls *= 2
     best = min(took, *(_seconds(lambda: target.copy_(source), calls) for _ in range(REPEATS)))
     return 8 * count * calls / best / 1e9
@@ -74,7 +74,7 @@ def _peak(isa: str, threads: int) -> float:
 
 def _matmul_rate(side: int = 1024) -> float:
     a = torch.ones(side, side, dtype=torch.bfloat16)
-    best = min(_seconds(lambda: a @ a) for _ in range(10))
+    best = min(_seconds(lambda: a @ a) for _ in range(REPEATS))
     return 2 * side**3 / best / 1e9
 
 

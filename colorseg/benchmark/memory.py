@@ -8,8 +8,9 @@ from torch.profiler import ProfilerActivity, profile
 def peak_memory(call: Callable[[], object]) -> int:
     """Bytes that ``call`` holds at most at once beyond what was there before.
 
-    The largest running sum of the allocations and releases of tensors and workspaces in torch's
-    allocator.  Call it once before, so that what is made once (optimizer state) does not count.
+    The largest running sum of the allocations and releases in torch's allocator: tensors, and
+    workspaces if they are tensors; scratch that a library takes from the system is not seen.  Call
+    it once before, so that what is made once (optimizer state) does not count.
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from colorseg import models
-from colorseg.benchmark.case import Case
+from colorseg.benchmark.case import Case, Make
 from colorseg.benchmark.inference import settings
 from colorseg.benchmark.networks import Problem, our_inference, our_step, plain_step
 from colorseg.benchmark.parity import HALF, TIES
@@ -36,6 +36,8 @@ def model_case(
     training = direction == "training step"
     problem = Problem(network, batch, size, training)
     dtype = torch.bfloat16 if bfloat16 else torch.float32
+    ours: Make
+    peers: dict[str, Make]
     if training:
         ours = partial(our_step, problem)
         peers = {who: partial(plain_step, problem, *s) for who, s in SETTINGS.items()}

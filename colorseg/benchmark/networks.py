@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from colorseg import ops, unfuse
 from colorseg.benchmark.case import Contestant, Unavailable
 from colorseg.benchmark.peers import Layout, channels_last, compiled, default_layout, double
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[..., Any]  # of logits and labels, a scalar tensor
 
 
 class Problem:
@@ -58,7 +59,7 @@ class Problem:
         """Float64 results: logits, or in training mode the loss and all gradients."""
         model, images = self.plain(double), double(self.images)
         if self._training:
-            return step(model, images, self.labels, F.cross_entropy).results()  # type: ignore
+            return list(step(model, images, self.labels, F.cross_entropy).results())
         with torch.inference_mode():
             return [model(images)]
 
