@@ -12,6 +12,7 @@ from colorseg._extension import load
 
 # Short and many, the best counts: a limit is a maximum, and other programs run now and then.
 SECONDS, REPEATS = 0.01, 10
+FAR_BEYOND = 2**29  # bytes: enough for any cache, and quick enough to copy several times
 
 
 class Limits:
@@ -79,8 +80,8 @@ def _matmul_rate(side: int = 1024) -> float:
 
 
 def _beyond_caches() -> int:
-    """Bytes: four times the last cache, but no more than what a small machine can spare."""
+    """Bytes: four times the largest cache, within limits."""
     sizes = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
     units = {"K": 2**10, "M": 2**20}
     known = [int(text[:-1]) * units[text[-1]] for text in (p.read_text().strip() for p in sizes)]
-    return min(max(4 * max(known, default=0), 2**28), 2**30)
+    return min(max(4 * max(known, default=0), FAR_BEYOND // 2), FAR_BEYOND)

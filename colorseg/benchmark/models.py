@@ -44,7 +44,7 @@ def model_case(
     else:
         ours, peers = partial(our_inference, problem, dtype), settings(problem, bfloat16)
     passes = 3 if training else 1  # backward: once for the inputs, once for the weights
-    sizes = models.summary(network(), size)
+    sizes = models.summary(network().to("meta"), size)  # counts without computing
     return Case(
         "models", name, (batch, *size), str(dtype).removeprefix("torch."), direction, ours, peers,
         problem.reference, HALF if bfloat16 else TIES,
