@@ -20,6 +20,7 @@ def draw(rows: list[Row], out: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator
 
     rows = [row for row in rows if float(row["flops"]) and float(row["bytes"])]
     if not rows:
@@ -43,12 +44,20 @@ def draw(rows: list[Row], out: Path) -> None:
             if f"{row['op']} {row['direction']}" == group
         ]
         axes.plot(*zip(*points, strict=True), MARKERS[i % len(MARKERS)], label=group, alpha=0.8)
+    highest: dict[str, tuple[float, float]] = {}  # one label for all directions of a case
     for x, row in zip(intensity, rows, strict=True):
-        text = f"{row['name']} {row['shape'].split('x')[0]}"
-        place = {"textcoords": "offset points", "xytext": (5, 2), "fontsize": 7}
-        axes.annotate(text, (x, float(row["rate"])), **place)
+        batch = f" {row['shape'].split('x')[0]}" if row["op"] == "models" else ""
+        label, point = row["name"] + batch, (float(row["rate"]), x)
+        highest[label] = max(point, highest.get(label, point))
+    for label, (rate, x) in highest.items():
+        place = {"textcoords": "offset points", "xytext": (5, 3), "fontsize": 7}
+        axes.annotate(label, (x, rate), **place)
     axes.set(xscale="log", yscale="log", xlabel="arithmetic intensity (FLOP / byte)")
     axes.set(ylabel="GFLOP/s, operations as written", title=rows[0].get("machine", ""))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8)
     figure.savefig(out, dpi=120)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from threading import Barrier
 
 import torch
 
@@ -66,11 +67,15 @@ def _seconds(call: Callable[[], object], calls: int = 1) -> float:
 
 
 def _peak(isa: str, threads: int) -> float:
-    measure = load().measure_peak
+    """GFLOP/s of the threads at once: the sum of each one's best moment."""
+    start = Barrier(threads)
+
+    def best(_: int) -> float:
+        start.wait()
+        return max(load().measure_peak(isa, SECONDS) for _ in range(REPEATS))
+
     with ThreadPoolExecutor(threads) as pool:
-        return max(
-            sum(pool.map(measure, [isa] * threads, [SECONDS] * threads)) for _ in range(REPEATS)
-        )
+        return sum(pool.map(best, range(threads)))
 
 
 def _matmul_rate(side: int = 1024) -> float:
