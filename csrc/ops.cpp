@@ -51,6 +51,13 @@ STABLE_TORCH_LIBRARY(colorseg, m) {
       "in_shift, bool in_relu, "
       "bool in_upsample, int[] stride, int[] padding, int[] dilation, int groups, bool transposed, "
       "int[] output_padding, str resample, float eps, bool relu) -> Tensor");
+  // Blocks one behind the other, the last one a plain convolution; see chain.h for the description
+  // of the layers.  Returns y, and per batch norm its input, argmax, mean and variance; backward
+  // the gradient of x, and per layer those of weight, bias, bn_weight and bn_bias.
+  m.def("chain(Tensor x, Tensor[] parameters, int[] layers, float[] eps) -> Tensor[]");
+  m.def(
+      "chain_backward(Tensor grad_y, Tensor x, Tensor[] parameters, Tensor[] saved, int[] layers, "
+      "float[] eps, bool needs_x) -> Tensor[]");
   // sums: (images, classes, 2), the intersection and the union, in double; images is 1 unless
   // per_image
   m.def(

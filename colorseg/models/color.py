@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from colorseg.models.weights import load_weights
-from colorseg.nn import ConvBNReLU, SkipConv2d, run_block
-from colorseg.nn.blocks import FusedForward
+from colorseg.nn import ConvBNReLU, SkipConv2d
+from colorseg.nn.chain import Link, run_chain
 from colorseg.nn.padding import conv_padding
 from colorseg.ops._registration import memory_format
 from colorseg.palette import Palette
@@ -89,17 +88,13 @@ class ColorNetwork(nn.Module):
         bottom, right = -height % REDUCTION, -width % REDUCTION
         if bottom or right:
             x = F.pad(x, (0, right, 0, bottom), mode="replicate")
-        y = self._logits(x).contiguous(memory_format=memory_format(x))
+        y = run_chain(x, self._links()).contiguous(memory_format=memory_format(x))
         return y[..., :height, :width] if bottom or right else y
 
-    def _inner_layout(self, x: Tensor) -> Tensor:
-        """The first block's output in channels_last, where ATen's convolutions are faster."""
-        if not isinstance(self.module1, FusedForward):  # plain PyTorch stays what it is
-            return x
-        return x.contiguous(memory_format=torch.channels_last)
-
-    def _logits(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+    def _links(self) -> list[Link]:
+        """The blocks and what each reads; one behind the other unless a network says otherwise."""
+        blocks = (self.module1, self.module2, self.module3, self.module4, self.module_last)
+        return [Link(block, i) for i, block in enumerate(blocks)]
 
 
 def _size(name: str, value: Any) -> int:
@@ -119,12 +114,6 @@ class PoolUpsampleNet(ColorNetwork):
         self.module4 = ConvBNReLU(nf, nc, kernel, resample="upsample2")
         self.module_last = SkipConv2d(nc, nc, kernel, **conv_padding(kernel))
 
-    def _logits(self, x: Tensor) -> Tensor:
-        x = self._inner_layout(self.module1(x))
-        for block in (self.module2, self.module3, self.module4, self.module_last):
-            x = block(x)
-        return x
-
 
 class ConvTransposeNet(ColorNetwork):
     """Strided convolutions down and transposed convolutions back."""
@@ -136,12 +125,6 @@ class ConvTransposeNet(ColorNetwork):
         self.module3 = ConvBNReLU(2 * nf, nf, kernel, stride=2, transposed=True)
         self.module4 = ConvBNReLU(nf, nc, kernel, stride=2, transposed=True)
         self.module_last = SkipConv2d(nc, nc, kernel, **conv_padding(kernel))
-
-    def _logits(self, x: Tensor) -> Tensor:
-        x = self._inner_layout(self.module1(x))
-        for block in (self.module2, self.module3, self.module4, self.module_last):
-            x = block(x)
-        return x
 
 
 class UNet(ColorNetwork):
@@ -158,10 +141,14 @@ class UNet(ColorNetwork):
         self.module4 = ConvBNReLU(2 * nf, nc, kernel, stride=2, transposed=True)
         self.module_last = SkipConv2d(nc + num_in_channels, nc, kernel, **conv_padding(kernel))
 
-    def _logits(self, x: Tensor) -> Tensor:
-        half = self._inner_layout(run_block(self.module1, x))
-        up = run_block(self.module3, run_block(self.module2, half))
-        return run_block(self.module_last, run_block(self.module4, up, half), x)
+    def _links(self) -> list[Link]:
+        return [
+            Link(self.module1, 0),
+            Link(self.module2, 1),
+            Link(self.module3, 2),
+            Link(self.module4, 3, skip=1),
+            Link(self.module_last, 4, skip=0),
+        ]
 
 
 NETWORKS: dict[str, type[ColorNetwork]] = {

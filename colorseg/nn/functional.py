@@ -110,18 +110,29 @@ def run_fused(
     residual: Tensor | None,
 ) -> Tensor:
     """:func:`conv_bn_relu` of modules that are known to be fusable."""
-    weights, norm, stats = conv._parameters, bn._parameters, bn._buffers  # spares __getattr__
-    mean, var = stats["running_mean"], stats["running_var"]
+    weights, norm = conv._parameters, bn._parameters  # spares __getattr__
+    (mean, var), batch_statistics, momentum = batch_norm_state(bn)
+    refuse_residual(residual)
+    tensors = (x, weights["weight"], weights["bias"], skip, norm["weight"], norm["bias"])
+    mode = (resample or "none", batch_statistics, momentum, bn.eps, relu)
+    y = run(tensors, mean, var, conv_options(conv), *mode)
+    count_batch(bn)  # last, so that a batch that was refused leaves no trace
+    return y
+
+
+def batch_norm_state(bn: Any) -> tuple[tuple[Tensor | None, Tensor | None], bool, float]:
+    """(running_mean, running_var), whether the batch's statistics are used, and the momentum."""
+    mean, var = bn._buffers["running_mean"], bn._buffers["running_var"]
     batch_statistics = bn.training or (mean is None and var is None)
     if bn.training and not bn.track_running_stats:
         mean = var = None
-    refuse_residual(residual)
-    tensors = (x, weights["weight"], weights["bias"], skip, norm["weight"], norm["bias"])
-    mode = (resample or "none", batch_statistics, _momentum(bn), bn.eps, relu)
-    y = run(tensors, mean, var, conv_options(conv), *mode)
-    if _counts(bn):  # last, so that a batch that was refused leaves no trace
+    return (mean, var), batch_statistics, _momentum(bn)
+
+
+def count_batch(bn: Any) -> None:
+    """Count a batch that was trained on, as ``BatchNorm2d.forward`` does."""
+    if _counts(bn):
         bn.num_batches_tracked.add_(1)
-    return y
 
 
 def _counts(bn: nn.BatchNorm2d) -> bool:

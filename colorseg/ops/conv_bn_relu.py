@@ -125,16 +125,21 @@ def run(
     else:
         y, _, _, mean, var = _conv_bn_relu(*arguments, training, eps, relu, grad=grad)
         if training and running_mean is not None and running_var is not None:
-            _update_running_statistics(running_mean, running_var, mean, var, y, momentum)
+            count = y.shape[0] * y.shape[2] * y.shape[3]
+            update_running_statistics(running_mean, running_var, mean, var, count, momentum)
     return y.to(x.dtype) if half else y
 
 
 @torch.no_grad()
-def _update_running_statistics(
-    running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, y: Tensor, momentum: float
+def update_running_statistics(
+    running_mean: Tensor,
+    running_var: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    count: int,
+    momentum: float,
 ) -> None:
-    """Move running statistics, (C,), towards the batch's; ``y`` has the size batch norm saw."""
-    count = y.shape[0] * y.shape[2] * y.shape[3]
+    """Move running statistics, (C,), towards those of a batch of ``count`` values per channel."""
     if count == 0:
         return
     running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)

@@ -1,6 +1,6 @@
 #include "conv2d.h"
 
-#include "block.h"
+#include "fused_block.h"
 #include "prologue.h"
 
 namespace colorseg::cpu {
@@ -90,22 +90,7 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
     const Tensor input = conv_input(x, skip, prologue, channels_last);
     return aten_convolution(input, weight, bias, o, channels_last);
   }
-  Tensor y = new_tensor(x, {s.n, s.out_channels, s.out_height, s.out_width}, x.scalar_type());
-  float* to = y.mutable_data_ptr<float>();
-  const Tensor dense_weight = dense(weight, false);
-  const OptionalTensor dense_bias = bias ? OptionalTensor(dense(*bias, false)) : bias;
-  convolve(own->plan, own->sources,
-           pack_forward(own->plan, dense_weight.const_data_ptr<float>()).data(),
-           bias ? dense_bias->const_data_ptr<float>() : nullptr,
-           [&](const Piece& piece, const PieceResult& result, ConvScratch&) {
-             for (int64_t c = 0; c < s.out_channels; ++c) {
-               for (int64_t i = 0; i < piece.images; ++i) {
-                 const int64_t plane = (piece.image + i) * s.out_channels + c;
-                 result.collect(i, c, to + (plane * s.out_height + result.line()) * s.out_width);
-               }
-             }
-           });
-  return y;
+  return convolve_map(*own, weight, bias);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv2d_backward(

@@ -5,71 +5,39 @@
 
 #include <cmath>
 
-#include "aten_conv2d.h"
-#include "block.h"
+#include "fused_block.h"
 
 namespace colorseg::cpu {
 namespace {
 
-Map map_of(const BlockShape& s, bool channels_last) {
-  const bool up = s.resample == Resample::kUpsample2;
-  return {s.conv.n,
-          s.conv.out_channels,
-          s.height,
-          s.width,
-          up ? s.y_height : s.conv.out_height,
-          up ? s.y_width : s.conv.out_width,
-          channels_last};
-}
-
 Ints sizes_of(const Map& m) { return {m.n, m.channels, m.height, m.width}; }
 
-// y = (x - mean) * gamma / sqrt(var + eps) + beta
-template <typename T>
-ChannelAffine<T> affine_of(const Moments& m, const OptionalTensor& weight,
-                           const OptionalTensor& bias, double eps) {
-  const int64_t channels = static_cast<int64_t>(m.mean.size());
-  const auto gamma = doubles_of(weight, channels, 1), beta = doubles_of(bias, channels, 0);
-  ChannelAffine<T> a(channels);
-  for (int64_t c = 0; c < channels; ++c) {
-    const double scale = gamma[c] / std::sqrt(m.var[c] + eps);
-    a.center[c] = T(m.mean[c]);
-    a.scale[c] = T(scale);
-    a.offset[c] =
-        T(beta[c] + (double(a.center[c]) - m.mean[c]) * scale);  // what rounding the mean left over
-  }
-  return a;
-}
-
-// The map that is normalised, and the moments to do it with.
-struct PreBatchNorm {
-  Tensor x, argmax;
-  Moments moments;
-};
-
-template <typename T>
-PreBatchNorm prepare(const Map& map, const BlockShape& s, const Tensor& z,
-                     const BatchNormOptions& bn) {
-  PreBatchNorm p{z, new_tensor(z, {0}, ScalarType::Byte), {}};
-  const bool statistics_needed = bn.batch_statistics && s.normalized() > 0;
-  if (s.resample == Resample::kMaxPool2) {
-    p.x = new_tensor(z, sizes_of(map), z.scalar_type(), map.channels_last);
-    p.argmax = new_tensor(z, {map.planes() * map.packed_plane()}, ScalarType::Byte);
-    p.moments = pool_and_statistics(map, z.const_data_ptr<T>(), p.x.mutable_data_ptr<T>(),
-                                    p.argmax.mutable_data_ptr<uint8_t>(), statistics_needed);
-  } else if (statistics_needed) {
-    p.moments = statistics(map, z.const_data_ptr<T>());
-  }
-  if (!statistics_needed) {
-    p.moments = {doubles_of(bn.running_mean, map.channels, 0),
-                 doubles_of(bn.running_var, map.channels, 1)};
-  }
+// ATen's convolution with the same epilogue as convolve_block, in sweeps over its result.
+Convolved aten_block(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+                     const OptionalTensor& skip, const Prologue& prologue, const ConvOptions& o,
+                     const BlockShape& s, bool statistics_needed) {
+  const bool channels_last = is_channels_last(x);
+  const Map map = map_of(s, channels_last);
+  const Tensor y = widened(aten_convolution(conv_input(x, skip, prologue, channels_last), weight,
+                                            bias, o, channels_last));
+  Convolved p{y, new_tensor(y, {0}, ScalarType::Byte), {}};
+  dispatch_dtype(y, "conv_bn_relu", [&](auto zero) {
+    using T = decltype(zero);
+    if (s.resample == Resample::kMaxPool2) {
+      p.z = new_tensor(y, sizes_of(map), y.scalar_type(), channels_last);
+      p.argmax = new_tensor(y, {map.planes() * map.packed_plane()}, ScalarType::Byte);
+      p.moments = pool_and_statistics(map, y.const_data_ptr<T>(), p.z.mutable_data_ptr<T>(),
+                                      p.argmax.mutable_data_ptr<uint8_t>(), statistics_needed);
+    } else if (statistics_needed) {
+      p.moments = statistics(map, y.const_data_ptr<T>());
+    }
+  });
   return p;
 }
 
 struct Block {
   Tensor y;
-  PreBatchNorm pre;
+  Convolved pre;
 };
 
 // Without `keep`, batch norm and ReLU overwrite the map they read wherever y has its size.
@@ -78,17 +46,22 @@ Block forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
               Resample resample, const BatchNormOptions& bn, bool relu, bool keep) {
   const BlockShape s =
       check_conv_bn_relu(x, check_conv2d(x, weight, bias, skip, prologue, o), resample, bn);
-  const bool channels_last = is_channels_last(x), up = resample == Resample::kUpsample2;
-  const Map map = map_of(s, channels_last);
-  const Tensor z = widened(aten_convolution(conv_input(x, skip, prologue, channels_last), weight,
-                                            bias, o, channels_last));
-  Block block{z, {z, z, {}}};
+  const bool up = resample == Resample::kUpsample2;
+  const bool statistics_needed = bn.batch_statistics && s.normalized() > 0;
+  const auto own = own_convolution(x, weight, skip, prologue, o, s.conv);
+  Block block{x, own ? convolve_block(*own, weight, bias, s, statistics_needed)
+                     : aten_block(x, weight, bias, skip, prologue, o, s, statistics_needed)};
+  if (!statistics_needed) {
+    block.pre.moments = {doubles_of(bn.running_mean, s.conv.out_channels, 0),
+                         doubles_of(bn.running_var, s.conv.out_channels, 1)};
+  }
+  const Map map = map_of(s, is_channels_last(x));
+  const Tensor& z = block.pre.z;
   dispatch_dtype(z, "conv_bn_relu", [&](auto zero) {
     using T = decltype(zero);
-    block.pre = prepare<T>(map, s, z, bn);
     const Ints sizes{s.conv.n, s.conv.out_channels, s.y_height, s.y_width};
-    block.y = keep || up ? new_tensor(z, sizes, z.scalar_type(), channels_last) : block.pre.x;
-    normalize(map, block.pre.x.const_data_ptr<T>(),
+    block.y = keep || up ? new_tensor(z, sizes, z.scalar_type(), map.channels_last) : z;
+    normalize(map, z.const_data_ptr<T>(),
               affine_of<T>(block.pre.moments, bn.weight, bn.bias, bn.eps), relu, up,
               block.y.mutable_data_ptr<T>());
   });
@@ -108,7 +81,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_bn_relu(
       {stride, padding, dilation, groups, transposed, output_padding}, resample_from(resample),
       {bn_weight, bn_bias, running_mean, running_var, training, eps}, relu, true);
   const Moments& m = block.pre.moments;
-  return {block.y, block.pre.x, block.pre.argmax, vector_of(m.mean, x, ScalarType::Double),
+  return {block.y, block.pre.z, block.pre.argmax, vector_of(m.mean, x, ScalarType::Double),
           vector_of(m.var, x, ScalarType::Double)};
 }
 
@@ -127,26 +100,29 @@ Tensor conv_bn_relu_inference(const Tensor& x, const Tensor& weight, const Optio
       .y;
 }
 
-// grad_x = scale * (g - sum(g) / n - (x - mean) * sum(g (x - mean)) / (n (var + eps))); without
-// batch statistics only scale * g.  Upsampling before BN changes nothing: both sums and n grow
-// fourfold.
-template <typename T>
-ChannelAffine<T> gradient_affine(const ChannelAffine<T>& affine, const GradientSums& sums,
-                                 const std::vector<double>& var, double eps, double count) {
-  ChannelAffine<T> out(static_cast<int64_t>(var.size()));
-  out.scale = affine.scale;
-  for (size_t c = 0; c < var.size(); ++c) {
-    const double scale = affine.scale[c];
-    out.offset[c] = T(-scale * sums.g[c] / count);
-    out.center[c] = T(-scale * sums.gx[c] / (count * (var[c] + eps)));
-  }
-  return out;
-}
-
 struct BatchNormGradients {
   Tensor z, weight, bias;  // of the convolution's output, and of gamma and beta
   GradientSums sums;
 };
+
+BatchNormGradients batch_norm_gradients(const GradientSums& sums, const Moments& m,
+                                        const BatchNormOptions& bn, const Tensor& like) {
+  std::vector<double> weight(sums.gx);
+  for (size_t c = 0; c < weight.size(); ++c) weight[c] /= std::sqrt(m.var[c] + bn.eps);
+  return {like, bn.weight ? vector_like(weight, *bn.weight) : nothing(like),
+          bn.bias ? vector_like(sums.g, *bn.bias) : nothing(like), sums};
+}
+
+// The gradient in front of an upsample: the sum over each 2x2 square.
+Tensor squares(const Map& map, const Tensor& grad_y) {
+  Tensor grad = new_tensor(grad_y, sizes_of(map), grad_y.scalar_type());
+  const float* from = grad_y.const_data_ptr<float>();
+  float* to = grad.mutable_data_ptr<float>();
+  for_each_tile<float>(map, [&](const TileAt& tile, Scratch<float>) {
+    kernels<float>().upsample2_backward(tile.shape, from + tile.full_offset, to + tile.offset);
+  });
+  return grad;
+}
 
 template <typename T>
 BatchNormGradients batch_norm_backward(const Map& map, const BlockShape& s, const Tensor& grad_y_,
@@ -165,10 +141,7 @@ BatchNormGradients batch_norm_backward(const Map& map, const BlockShape& s, cons
                  gradient_affine(affine, sums, m.var, bn.eps, double(s.normalized())),
                  bn.batch_statistics, pool ? argmax.const_data_ptr<uint8_t>() : nullptr,
                  grad_z.mutable_data_ptr<T>());
-  std::vector<double> weight(sums.gx);
-  for (int64_t c = 0; c < map.channels; ++c) weight[c] /= std::sqrt(m.var[c] + bn.eps);
-  return {grad_z, bn.weight ? vector_like(weight, *bn.weight) : nothing(grad_y),
-          bn.bias ? vector_like(sums.g, *bn.bias) : nothing(grad_y), sums};
+  return batch_norm_gradients(sums, m, bn, grad_z);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv_bn_relu_backward(
@@ -191,16 +164,30 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv_
                      grad_y.size(3)};
   const int64_t channels = s.conv.out_channels;
   const Moments moments{doubles_of(mean, channels, 0), doubles_of(var, channels, 1)};
+  const Needs needs{needs_x, needs_skip, needs_weight, needs_bias && !training};
   BatchNormGradients g;
-  dispatch_dtype(x, "conv_bn_relu_backward", [&](auto zero) {
-    using T = decltype(zero);
-    g = batch_norm_backward<T>(map_of(s, channels_last), s, grad_y, pre_bn, argmax, moments, bn,
-                               relu);
-  });
+  ConvGradients conv;
+  if (const auto own = own_convolution(x, weight, skip, prologue, o, s.conv)) {
+    const Map map = map_of(s, false);
+    const bool up = s.resample == Resample::kUpsample2, pool = s.resample == Resample::kMaxPool2;
+    const Tensor dense_grad = dense(grad_y, false),
+                 grad = up ? squares(map, dense_grad) : dense_grad;
+    const float *from = grad.const_data_ptr<float>(), *z = pre_bn.const_data_ptr<float>();
+    const auto affine = affine_of<float>(moments, bn.weight, bn.bias, eps);
+    g = batch_norm_gradients(gradient_sums(map, from, z, affine, relu, false), moments, bn, grad);
+    const auto out = gradient_affine(affine, g.sums, moments.var, eps, double(s.normalized()));
+    const BlockGradient lines{
+        s, from, z, affine, out, relu, training, pool ? argmax.const_data_ptr<uint8_t>() : nullptr};
+    conv = own_convolution_backward(*own, lines, x, weight, skip, prologue, needs);
+  } else {
+    dispatch_dtype(x, "conv_bn_relu_backward", [&](auto zero) {
+      using T = decltype(zero);
+      g = batch_norm_backward<T>(map_of(s, channels_last), s, grad_y, pre_bn, argmax, moments, bn,
+                                 relu);
+    });
+    conv = aten_convolution_backward(g.z, x, weight, skip, prologue, o, needs, channels_last);
+  }
   // Under batch statistics the convolution's bias cancels: its gradient is exactly 0.
-  ConvGradients conv = aten_convolution_backward(
-      g.z, x, weight, skip, prologue, o,
-      {needs_x, needs_skip, needs_weight, needs_bias && !training}, channels_last);
   if (needs_bias && training) conv.bias = vector_like(std::vector<double>(channels), weight);
   return {conv.x,   conv.weight, conv.bias,     conv.skip,
           g.weight, g.bias,      conv.in_scale, conv.in_shift};

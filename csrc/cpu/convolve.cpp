@@ -121,10 +121,8 @@ void place_gradient(const ConvPlan& p, const Piece& piece, const GradientLines& 
       const int64_t first = std::max<int64_t>(span.first - (g.box ? 1 : 0), 0);
       const float* from = gradient(piece.image + i, c, first, std::min(span.last, height), s);
       if (grad_bias && own.first < own.last) {
-        double mean, m2;
-        const Run run{(own.last - own.first) * width, 1};
-        kernels<float>().moments(run, from + own.first * width, &mean, &m2);
-        grad_bias[c] += mean * double(run.pixels);
+        const int64_t count = (own.last - own.first) * width;
+        grad_bias[c] += isa().conv.sum(count, from + own.first * width);
       }
       if (g.box) {
         float* boxes = s.plane[2] - span.first * (width + 1);

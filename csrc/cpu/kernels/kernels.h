@@ -110,6 +110,7 @@ struct ConvKernels {
   void (*box_sums)(const float* from, int64_t height, int64_t width, int64_t first, int64_t last,
                    float* to);
   void (*add)(int64_t count, const float* x, float* y);  // y += x
+  double (*sum)(int64_t count, const float* x);
 };
 
 struct Isa {

@@ -31,6 +31,20 @@ inline void for_each_lane_group(const Run& run, Body body) {
   }
 }
 
+// The same constant in every lane: planes, whose constants then stay in registers.
+template <typename T>
+struct Same {
+  T value;
+  T operator[](int64_t) const { return value; }
+};
+
+template <typename T>
+struct SameAffine {
+  Same<T> center, scale, offset;
+  SameAffine(const Affine<T>& a, const LaneGroup&)
+      : center{*a.center}, scale{*a.scale}, offset{*a.offset} {}
+};
+
 // Calls body(count, position) for every row of the group; count is a constant where the lanes are
 // full, which is what the vectoriser wants.
 template <typename Body>
@@ -88,13 +102,24 @@ inline T finite_or_zero(T x) {
   return x - x == T(0) ? x : T(0);
 }
 
-// Mean and M2 (sum of squared deviations) per channel, from sums shifted by the first value.
 template <typename T>
-void moments(Run run, const T* x, double* mean, double* m2) {
+struct LaneShift : Lanes<T> {
+  LaneShift(const T* x, const LaneGroup& g) : Lanes<T>(x, g) {
+    for (int64_t l = 0; l < g.lanes; ++l) this->value[l] = finite_or_zero(this->value[l]);
+  }
+};
+
+template <typename T>
+struct SameShift : Same<T> {
+  SameShift(const T* x, const LaneGroup&) : Same<T>{finite_or_zero(*x)} {}
+};
+
+// Mean and M2 (sum of squared deviations) per channel, from sums shifted by the first value.
+template <typename Shift, typename T>
+void moments_with(Run run, const T* x, double* mean, double* m2) {
   for (int64_t c = 0; c < run.channels; ++c) mean[c] = m2[c] = 0;
   for_each_lane_group(run, [&](const LaneGroup& g) {
-    Lanes<T> shift(x, g);
-    for (int64_t l = 0; l < g.lanes; ++l) shift.value[l] = finite_or_zero(shift[l]);
+    Shift shift(x, g);
     T sum[kLanes] = {}, square[kLanes] = {};
     for_each_row(g, [&](int64_t count, int64_t at) {
       const T* __restrict line = x + at;
@@ -116,9 +141,15 @@ void moments(Run run, const T* x, double* mean, double* m2) {
 }
 
 template <typename T>
-void affine_relu(Run run, const T* x, Affine<T> affine, bool relu, T* y) {
+void moments(Run run, const T* x, double* mean, double* m2) {
+  if (run.channels == 1) return moments_with<SameShift<T>>(run, x, mean, m2);
+  moments_with<LaneShift<T>>(run, x, mean, m2);
+}
+
+template <typename Constants, typename T>
+void affine_relu_with(Run run, const T* x, Affine<T> affine, bool relu, T* y) {
   for_each_lane_group(run, [&](const LaneGroup& g) {
-    const LaneAffine<T> a(affine, g);
+    const Constants a(affine, g);
     for_each_row(g, [&](int64_t count, int64_t at) {
       for (int64_t l = 0; l < count; ++l) {
         const T v = (x[at + l] - a.center[l]) * a.scale[l] + a.offset[l];
@@ -128,6 +159,12 @@ void affine_relu(Run run, const T* x, Affine<T> affine, bool relu, T* y) {
   });
 }
 
+template <typename T>
+void affine_relu(Run run, const T* x, Affine<T> affine, bool relu, T* y) {
+  if (run.channels == 1) return affine_relu_with<SameAffine<T>>(run, x, affine, relu, y);
+  affine_relu_with<LaneAffine<T>>(run, x, affine, relu, y);
+}
+
 // The gradient that passes the ReLU: zero where its input is not positive (NaN lets it through, as
 // in torch).
 template <typename T>
@@ -135,12 +172,12 @@ inline T relu_gradient(T grad, T x_minus_center, T scale, T offset, bool relu) {
   return relu & (x_minus_center * scale + offset <= T(0)) ? T(0) : grad;
 }
 
-template <typename T>
-void backward_sums(Run run, const T* grad, const T* x, Affine<T> affine, bool relu, double* sum_g,
+template <typename Constants, typename T>
+void backward_sums_with(Run run, const T* grad, const T* x, Affine<T> affine, bool relu, double* sum_g,
                    double* sum_gx) {
   for (int64_t c = 0; c < run.channels; ++c) sum_g[c] = sum_gx[c] = 0;
   for_each_lane_group(run, [&](const LaneGroup& g) {
-    const LaneAffine<T> a(affine, g);
+    const Constants a(affine, g);
     T sum[kLanes] = {}, product[kLanes] = {};
     for_each_row(g, [&](int64_t count, int64_t at) {
       const T* __restrict dy = grad + at, * __restrict line = x + at;
@@ -156,13 +193,20 @@ void backward_sums(Run run, const T* grad, const T* x, Affine<T> affine, bool re
   });
 }
 
+template <typename T>
+void backward_sums(Run run, const T* grad, const T* x, Affine<T> affine, bool relu, double* sum_g,
+                   double* sum_gx) {
+  if (run.channels == 1) return backward_sums_with<SameAffine<T>>(run, grad, x, affine, relu, sum_g, sum_gx);
+  backward_sums_with<LaneAffine<T>>(run, grad, x, affine, relu, sum_g, sum_gx);
+}
+
 // Without batch statistics x has no part in the gradient, whatever its value: 0 * NaN must not get
 // in.
-template <typename T>
-void backward_apply(Run run, const T* grad, const T* x, Affine<T> affine, bool relu, Affine<T> out,
+template <typename Constants, typename T>
+void backward_apply_with(Run run, const T* grad, const T* x, Affine<T> affine, bool relu, Affine<T> out,
                     bool statistics, T* grad_x) {
   for_each_lane_group(run, [&](const LaneGroup& g) {
-    const LaneAffine<T> a(affine, g), o(out, g);
+    const Constants a(affine, g), o(out, g);
     for_each_row(g, [&](int64_t count, int64_t at) {
       for (int64_t l = 0; l < count; ++l) {
         const T d = x[at + l] - a.center[l];
@@ -172,6 +216,13 @@ void backward_apply(Run run, const T* grad, const T* x, Affine<T> affine, bool r
       }
     });
   });
+}
+
+template <typename T>
+void backward_apply(Run run, const T* grad, const T* x, Affine<T> affine, bool relu, Affine<T> out,
+                    bool statistics, T* grad_x) {
+  if (run.channels == 1) return backward_apply_with<SameAffine<T>>(run, grad, x, affine, relu, out, statistics, grad_x);
+  backward_apply_with<LaneAffine<T>>(run, grad, x, affine, relu, out, statistics, grad_x);
 }
 
 }  // namespace colorseg::cpu::COLORSEG_ISA

@@ -5,28 +5,42 @@
 #include <cstring>
 
 #include "geometry.h"
+#include "vector.h"
 
 namespace colorseg::cpu::COLORSEG_ISA {
 
-template <bool kAffine, bool kRelu>
-inline float activate(float x, const Activation& a) {
-  if (kAffine) x = (x - a.center) * a.scale + a.offset;
-  return kRelu & (x < 0.0f) ? 0.0f : x;  // keeps NaN
+template <bool kAffine, bool kRelu, typename T>
+inline T activate(T x, T center, T scale, T offset) {
+  if (kAffine) x = (x - center) * scale + offset;
+  return kRelu ? (x < T{} ? T{} : x) : x;  // keeps NaN
 }
 
+// odd: null where the columns are not split.
 template <bool kAffine, bool kRelu>
-void place_line(const float* __restrict from, int64_t width, const Activation a,
-                float* __restrict even, float* __restrict odd) {
+void place_line(const float* from, int64_t width, const Activation& a, float* even, float* odd) {
+  const Vector center = broadcast(a.center), scale = broadcast(a.scale),
+               offset = broadcast(a.offset);
+  const auto vector = [&](int64_t x) {
+    return activate<kAffine, kRelu>(load(from + x), center, scale, offset);
+  };
+  const auto scalar = [&](int64_t x) {
+    return activate<kAffine, kRelu>(from[x], a.center, a.scale, a.offset);
+  };
   if (odd == nullptr) {
-    for (int64_t x = 0; x < width; ++x) even[x] = activate<kAffine, kRelu>(from[x], a);
+    if (width >= kWidth) return for_each_vector(width, [&](int64_t x) { store(even + x, vector(x)); });
+    for (int64_t x = 0; x < width; ++x) even[x] = scalar(x);
     return;
   }
-  for (int64_t x = 0; x < width / 2; ++x) {
-    const float left = from[2 * x], right = from[2 * x + 1];
-    even[x] = activate<kAffine, kRelu>(left, a);
-    odd[x] = activate<kAffine, kRelu>(right, a);
+  if (width >= 2 * kWidth) {
+    for_each_vector(width / 2, [&](int64_t x) {
+      const Vector left = vector(2 * x), right = vector(2 * x + kWidth);
+      store(even + x, even_lanes(left, right));
+      store(odd + x, odd_lanes(left, right));
+    });
+  } else {
+    for (int64_t x = 0; x < width / 2; ++x) even[x] = scalar(2 * x), odd[x] = scalar(2 * x + 1);
   }
-  if (width % 2) even[width / 2] = activate<kAffine, kRelu>(from[width - 1], a);
+  if (width % 2) even[width / 2] = scalar(width - 1);
 }
 
 // Places lines first .. last - 1 of a map of `height` dense lines; lines outside it become zeros.
@@ -47,27 +61,43 @@ inline void place(const float* from, int64_t height, int64_t width, int64_t firs
   }
 }
 
-inline void collect_line(const float* __restrict even, const float* __restrict odd, int64_t width,
-                         float* __restrict to) {
+inline void collect_line(const float* even, const float* odd, int64_t width, float* to) {
   if (odd == nullptr) {
-    std::memcpy(to, even, width * sizeof(float));
+    if (width >= kWidth)
+      return for_each_vector(width, [&](int64_t x) { store(to + x, load(even + x)); });
+    for (int64_t x = 0; x < width; ++x) to[x] = even[x];
     return;
   }
-  for (int64_t x = 0; x < width / 2; ++x) to[2 * x] = even[x], to[2 * x + 1] = odd[x];
+  if (width >= 2 * kWidth) {
+    for_each_vector(width / 2, [&](int64_t x) {
+      const Vector left = load(even + x), right = load(odd + x);
+      store(to + 2 * x, interleave(left, right, 0));
+      store(to + 2 * x + kWidth, interleave(left, right, kWidth / 2));
+    });
+  } else {
+    for (int64_t x = 0; x < width / 2; ++x) to[2 * x] = even[x], to[2 * x + 1] = odd[x];
+  }
   if (width % 2) to[width - 1] = even[width / 2];
 }
 
 // to[x] = s[x] + s[x + 1], where s is the sum of two lines in phases.
-inline void collect_box_line(const float* __restrict even0, const float* __restrict odd0,
-                             const float* __restrict even1, const float* __restrict odd1,
-                             int64_t width, float* __restrict to) {
-  for (int64_t x = 0; x < width / 2; ++x) {
-    const float odd = odd0[x] + odd1[x];
-    to[2 * x] = (even0[x] + even1[x]) + odd;
-    to[2 * x + 1] = (even0[x + 1] + even1[x + 1]) + odd;
+inline void collect_box_line(const float* even0, const float* odd0, const float* even1,
+                             const float* odd1, int64_t width, float* to) {
+  const auto even = [&](int64_t x) { return even0[x] + even1[x]; };
+  const auto odd = [&](int64_t x) { return odd0[x] + odd1[x]; };
+  const auto evens = [&](int64_t x) { return load(even0 + x) + load(even1 + x); };
+  if (width >= 2 * kWidth) {
+    for_each_vector(width / 2, [&](int64_t x) {
+      const Vector middle = load(odd0 + x) + load(odd1 + x);
+      const Vector left = evens(x) + middle, right = evens(x + 1) + middle;
+      store(to + 2 * x, interleave(left, right, 0));
+      store(to + 2 * x + kWidth, interleave(left, right, kWidth / 2));
+    });
+  } else {
+    for (int64_t x = 0; x < width / 2; ++x)
+      to[2 * x] = even(x) + odd(x), to[2 * x + 1] = even(x + 1) + odd(x);
   }
-  if (width % 2)
-    to[width - 1] = (even0[width / 2] + even1[width / 2]) + (odd0[width / 2] + odd1[width / 2]);
+  if (width % 2) to[width - 1] = even(width / 2) + odd(width / 2);
 }
 
 // Collects lines 0 .. height - 1 into a dense map; box: sums over 2 x 2 squares.
@@ -103,6 +133,19 @@ inline void box_sums(const float* from, int64_t height, int64_t width, int64_t f
 
 inline void add(int64_t count, const float* __restrict x, float* __restrict y) {
   for (int64_t i = 0; i < count; ++i) y[i] += x[i];
+}
+
+inline double sum(int64_t count, const float* x) {
+  constexpr int64_t kPartial = 64;
+  float partial[kPartial] = {};
+  int64_t i = 0;
+  for (; i + kPartial <= count; i += kPartial) {
+    for (int64_t l = 0; l < kPartial; ++l) partial[l] += x[i + l];
+  }
+  double total = 0;
+  for (; i < count; ++i) total += x[i];
+  for (int64_t l = 0; l < kPartial; ++l) total += partial[l];
+  return total;
 }
 
 }  // namespace colorseg::cpu::COLORSEG_ISA

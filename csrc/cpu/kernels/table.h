@@ -32,7 +32,8 @@ constexpr Kernels<T> table() {
 
 constexpr ConvKernels conv_table() {
   return {pack_weights, multiply, pack_winograd, winograd_scratch, winograd,
-          correlate,    place,    collect,       box_sums,         add};
+          correlate,    place,    collect,       box_sums,         add,
+          sum};
 }
 
 }  // namespace colorseg::cpu::COLORSEG_ISA

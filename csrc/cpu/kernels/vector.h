@@ -59,16 +59,40 @@ inline Indices first_lanes(int64_t count) {
   return lane < static_cast<int32_t>(count) - Indices{};
 }
 
+// The even and the odd lanes of two neighbours, and back.
+inline Vector even_lanes(Vector a, Vector b) {
+  Indices index;
+  for (int i = 0; i < kWidth; ++i) index[i] = 2 * i;
+  return __builtin_shuffle(a, b, index);
+}
+inline Vector odd_lanes(Vector a, Vector b) {
+  Indices index;
+  for (int i = 0; i < kWidth; ++i) index[i] = 2 * i + 1;
+  return __builtin_shuffle(a, b, index);
+}
+inline Vector interleave(Vector even, Vector odd, int first) {  // first: 0, or kWidth / 2
+  Indices index;
+  for (int i = 0; i < kWidth; ++i) index[i] = first + i / 2 + i % 2 * kWidth;
+  return __builtin_shuffle(even, odd, index);
+}
+
+// Calls body(i) for every vector of a line of at least kWidth values; the last one overlaps the one
+// before it.
+template <typename Body>
+inline void for_each_vector(int64_t count, Body body) {
+  int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) body(i);
+  if (i < count) body(count - kWidth);
+}
+
 // Lane i of the result is the sum of the lanes of v[i]; v has kWidth vectors and is overwritten.
 inline Vector sums_of_lanes(Vector* v) {
-  Indices even, odd;
-  for (int i = 0; i < kWidth; ++i) even[i] = 2 * i, odd[i] = 2 * i + 1;
 #pragma GCC unroll 4
   for (int count = kWidth; count > 1; count /= 2) {
 #pragma GCC unroll 8
     for (int i = 0; i < count / 2; ++i) {
       const Vector left = v[2 * i], right = v[2 * i + 1];
-      v[i] = __builtin_shuffle(left, right, even) + __builtin_shuffle(left, right, odd);
+      v[i] = even_lanes(left, right) + odd_lanes(left, right);
     }
   }
   return v[0];

@@ -1,0 +1,108 @@
+"""``chain``: blocks one behind the other as one private operator, for :mod:`colorseg.nn.chain`."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from colorseg.ops._geometry import ConvOptions
+from colorseg.ops._registration import needs_grad
+from colorseg.ops.conv_bn_relu import update_running_statistics
+
+RESAMPLE_CODES = {None: 0, "maxpool2": 1, "upsample2": 2}
+
+
+class Layer(NamedTuple):
+    """One block, or the plain convolution at the end (then the batch norm's entries do not count).
+
+    ``main`` and ``skip`` say what is convolved: 0 the chain's input, i + 1 the result of layer i,
+    -1 nothing.
+    """
+
+    main: int
+    skip: int
+    conv: ConvOptions
+    resample: str | None
+    batch_norm: bool
+    relu: bool
+    batch_statistics: bool
+    eps: float
+    momentum: float
+    parameters: tuple[Tensor | None, ...]  # weight, bias, and of batch norm weight, bias
+    running: tuple[Tensor | None, Tensor | None]  # mean, var
+
+    def numbers(self) -> list[int]:
+        """How ``colorseg::chain`` takes it."""
+        stride, padding, dilation, _groups, transposed, output_padding = self.conv
+        return [
+            self.main, self.skip, int(transposed), stride[0], *padding, *dilation, *output_padding,
+            RESAMPLE_CODES[self.resample], int(self.batch_norm), int(self.relu),
+            int(self.batch_statistics),
+        ]  # fmt: skip
+
+
+class _Chain(torch.autograd.Function):
+    """Differentiates the parameters and x; the running statistics travel beside them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, arguments: Any, *parameters: Tensor | None) -> Any:
+        layers, eps, running = arguments
+        packed = _pack(parameters, running, x)
+        with torch._C._AutoDispatchBelowAutograd():
+            y, *saved = torch.ops.colorseg.chain.default(x, packed, layers, eps)
+        ctx.arguments, ctx.count = arguments, len(parameters)
+        ctx.save_for_backward(x, *saved, *parameters)
+        ctx.mark_non_differentiable(*saved)
+        ctx.set_materialize_grads(False)
+        return y, *saved
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor | None, *_: None) -> tuple[Any, ...]:
+        if grad_y is None:
+            return (None,) * (2 + ctx.count)
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "a fused network has no second derivative; for gradients of gradients use "
+                "colorseg.unfuse(model)"
+            )
+        layers, eps, running = ctx.arguments
+        x, *rest = ctx.saved_tensors
+        saved, parameters = rest[: -ctx.count], rest[-ctx.count :]
+        grad_x, *grads = torch.ops.colorseg.chain_backward.default(
+            grad_y, x, _pack(parameters, running, x), saved, layers, eps, ctx.needs_input_grad[0]
+        )
+        wanted = [g if p is not None else None for g, p in zip(grads, parameters, strict=True)]
+        return grad_x if ctx.needs_input_grad[0] else None, None, *wanted
+
+
+def _pack(
+    parameters: Sequence[Tensor | None], running: Sequence[Tensor | None], x: Tensor
+) -> list[Tensor]:
+    """Tensors of all layers in the operator's order; an empty one stands for None."""
+    none = x.new_empty(0)
+    packed = []
+    for i in range(len(running) // 2):
+        packed += [*parameters[4 * i : 4 * i + 4], *running[2 * i : 2 * i + 2]]
+    return [none if t is None else t for t in packed]
+
+
+def run(x: Tensor, layers: Sequence[Layer]) -> Tensor:
+    """The chain of ``x``, (N, C, H, W) float32 and contiguous; updates running statistics."""
+    parameters = [t for layer in layers for t in layer.parameters]
+    running = [t for layer in layers for t in layer.running]
+    numbers = [n for layer in layers for n in layer.numbers()]
+    eps = [layer.eps for layer in layers]
+    if needs_grad(x, *parameters):
+        y, *saved = _Chain.apply(x, (numbers, eps, running), *parameters)
+    else:
+        with torch._C._AutoDispatchBelowAutograd():
+            packed = _pack(parameters, running, x)
+            y, *saved = torch.ops.colorseg.chain.default(x, packed, numbers, eps)
+    for i, layer in enumerate(layers):
+        running_mean, running_var = layer.running
+        if layer.batch_statistics and running_mean is not None and running_var is not None:
+            pre_bn, _, mean, var = saved[4 * i : 4 * i + 4]
+            count = pre_bn.numel() // pre_bn.shape[1] * (4 if layer.resample == "upsample2" else 1)
+            update_running_statistics(running_mean, running_var, mean, var, count, layer.momentum)
+    return y
