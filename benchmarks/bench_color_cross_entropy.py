@@ -6,11 +6,11 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from bench_nearest_color import plain as nearest_color
-from peers import EXACT, TIES, operator_case
 from torch import Tensor
 
 from colorseg import ops, reference
-from colorseg.benchmark import Case, main
+from colorseg.benchmark import EXACT, TIES, Case, main
+from colorseg.benchmark.peers import operator_case
 from colorseg.palette import Palette
 
 SHAPE = (100, 24, 32, 32)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 from layers import TRANSPOSED, Layer
-from peers import operator_case
 from torch import Tensor
 
 from colorseg import ops, reference
 from colorseg.benchmark import Case, main
+from colorseg.benchmark.peers import operator_case
 
 LAYERS = [
     Layer("64->32", 64, 32, 8),
@@ -49,8 +49,10 @@ def cases() -> Iterator[Case]:
             pair = (upsampled_conv2d, upsampled_reference)
         for direction, gradients in layer.directions("forward"):
             labels = ("conv2d", layer.name, direction)
-            flops = layer.flops(backward=bool(gradients))
-            yield operator_case(labels, *pair, layer.tensors(), gradients=gradients, flops=flops)
+            yield operator_case(
+                labels, *pair, layer.tensors(), gradients=gradients, compiles=False,
+                **layer.work(backward=bool(gradients)),
+            )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 
 import torch
 from layers import TRANSPOSED, Layer
-from peers import EXACT, TIES, operator_case
 from torch import Tensor
 
 from colorseg import ops, reference
-from colorseg.benchmark import Case, main
+from colorseg.benchmark import EXACT, TIES, Case, main
+from colorseg.benchmark.peers import operator_case
 
 LAYERS = [
     Layer("64->32 up", 64, 32, 8, {"resample": "upsample2"}),
@@ -53,7 +53,7 @@ def cases() -> Iterator[Case]:
             labels = ("conv_bn_relu", layer.name, direction)
             yield operator_case(
                 labels, *pair, tensors(layer), gradients=gradients,
-                allowed=TIES if conv else EXACT, flops=layer.flops(backward=bool(conv)),
+                allowed=TIES if conv else EXACT, **layer.work(backward=bool(conv)),
             )  # fmt: skip
 
 

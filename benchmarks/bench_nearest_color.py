@@ -4,11 +4,11 @@ import sys
 from collections.abc import Iterator
 
 import torch
-from peers import TIES, operator_case
 from torch import Tensor
 
 from colorseg import ops, reference
-from colorseg.benchmark import Case, main
+from colorseg.benchmark import TIES, Case, main
+from colorseg.benchmark.peers import operator_case
 from colorseg.palette import Palette
 
 SHAPES = [(100, 3, 32, 32), (16, 3, 224, 224)]

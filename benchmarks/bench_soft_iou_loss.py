@@ -4,11 +4,11 @@ import sys
 from collections.abc import Iterator
 
 import torch
-from peers import operator_case
 from torch import Tensor
 
 from colorseg import ops, reference
 from colorseg.benchmark import Case, main
+from colorseg.benchmark.peers import operator_case
 
 SHAPES = [(4, 2, 64, 64), (16, 2, 224, 224)]
 

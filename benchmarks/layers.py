@@ -41,10 +41,21 @@ class Layer:
         gradients = tuple(i for i in range(4) if not images.get(i))
         return [(forward, ()), ("forward+backward", gradients)]
 
-    def flops(self, backward: bool) -> float:
-        """2 x multiply-adds; the gradients of input and weight take as many as forward each."""
+    def work(self, backward: bool) -> dict[str, float]:
+        """flops, 2 x multiply-adds, and bytes, the inputs read and the output written.
+
+        The gradients of input and weight take as many operations as forward each, and the same
+        maps again.
+        """
         scale = {"stride": 1, **self.options}["stride"]
         side = 2 * self.size if self.upsampled else self.size
         pixels = side**2 if "transposed" in self.options else (side // scale) ** 2
-        forward = 2 * BATCH * pixels * (self.channels + self.skip) * self.filters * self.kernel**2
-        return forward * (3 - (self.channels == 1) if backward else 1)
+        both = self.channels + self.skip
+        flops = 2 * BATCH * pixels * both * self.filters * self.kernel**2
+        large = pixels * scale**2 if "transposed" in self.options else pixels
+        kept = {"maxpool2": 0.25, "upsample2": 4}.get(self.options.get("resample", ""), 1)
+        values = self.size**2 * both + large * kept * self.filters
+        return {
+            "flops": flops * (3 - (self.channels == 1) if backward else 1),
+            "bytes": 4 * BATCH * values * (3 if backward else 1),
+        }

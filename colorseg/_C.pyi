@@ -3,3 +3,5 @@ cuda_built: bool
 cuda_arch_list: list[str]
 cpu_isa: str
 available_isas: list[str]
+
+def measure_peak(isa_name: str, seconds: float) -> float: ...

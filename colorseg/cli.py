@@ -7,13 +7,14 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
+from colorseg._benchmark_options import add_options
 from colorseg._version import __version__
 
 Command = Callable[[argparse.Namespace], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, or 2 after a mistake of the user."""
+    """Run the command line and return its exit code: 2 after a mistake of the user, else 0 or 1."""
     args = _parser().parse_args(argv)
     command: Command = args.run
     try:
@@ -38,6 +39,15 @@ def info(args: argparse.Namespace) -> int:
     return 0
 
 
+def benchmark(args: argparse.Namespace) -> int:
+    """Time the three networks against their peers; exit code 1 if one is wrong or got slower."""
+    from colorseg.benchmark import execute
+    from colorseg.benchmark.models import cases
+
+    options = {name: value for name, value in vars(args).items() if name != "run"}
+    return execute(cases(), **options)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="colorseg", description="Colorize and segment pictures.")
     parser.add_argument("--version", action="version", version=f"colorseg {__version__}")
@@ -46,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     about = commands.add_parser("info", help="how this colorseg was built and what it runs on")
     about.add_argument("--json", action="store_true", help="as one JSON object")
     about.set_defaults(run=info)
+
+    timing = commands.add_parser("benchmark", help="how fast the networks are here, against peers")
+    add_options(timing).set_defaults(run=benchmark)
     return parser
 
 

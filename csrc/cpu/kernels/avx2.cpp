@@ -5,6 +5,7 @@ namespace colorseg::cpu {
 const Isa avx2_isa = {
     "avx2",
     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
+    avx2::peak_fma,
     avx2::pack_codes,
     avx2::unpack_codes,
     avx2::labels_from<int64_t>,

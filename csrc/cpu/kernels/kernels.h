@@ -116,6 +116,7 @@ struct ConvKernels {
 struct Isa {
   const char* name;
   bool (*supported)();
+  int64_t (*peak_fma)(int64_t rounds, float* result);  // operations done, see peak.h
   // a max-pool's argmax, 2 bits per value, and back
   void (*pack_codes)(int64_t count, const int32_t* codes, uint8_t* packed);
   void (*unpack_codes)(int64_t count, const uint8_t* packed, int32_t* codes);

@@ -5,6 +5,7 @@
 namespace colorseg::cpu {
 const Isa scalar_isa = {"scalar",
                         [] { return true; },
+                        scalar::peak_fma,
                         scalar::pack_codes,
                         scalar::unpack_codes,
                         scalar::labels_from<int64_t>,

@@ -5,6 +5,7 @@
 #include "correlate.h"
 #include "nearest_color.h"
 #include "normalize.h"
+#include "peak.h"
 #include "place.h"
 #include "resample.h"
 #include "soft_iou_loss.h"

@@ -1,4 +1,4 @@
-"""What the benchmarks share: eager PyTorch in two memory layouts, and the parity check."""
+"""The peers of an operator: PyTorch eager and compiled, in two memory layouts."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -7,14 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from colorseg.benchmark import Case, ParityError
+from colorseg.benchmark.case import Case, Contestant, Make
+from colorseg.benchmark.parity import EXACT
 
 Function = Callable[..., Tensor]
 Layout = Callable[[Tensor], Tensor]
-
-# Errors allowed, see check_parity.  float32 makes 1e-6, a network of PyTorch's 1.4e-5; but where
-# rounding decides a ReLU or a nearest color, one value in a million can make 1e-3.
-EXACT, TIES = 5e-5, 1e-2
 
 
 def default_layout(t: Tensor) -> Tensor:
@@ -34,6 +31,17 @@ def double(t: Tensor) -> Tensor:
 
 
 LAYOUTS: dict[str, Layout] = {"eager": default_layout, "channels_last": channels_last}
+# name: (layout, whether it is compiled)
+SETTINGS: dict[str, tuple[Layout, bool]] = {
+    **{name: (layout, False) for name, layout in LAYOUTS.items()},
+    "compile": (default_layout, True),
+    "compile+channels_last": (channels_last, True),
+}
+
+
+def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """``function`` by torch.compile at its best: for these shapes alone, no part left to eager."""
+    return torch.compile(function, fullgraph=True, dynamic=False, options=options or None)
 
 
 def bind(
@@ -55,38 +63,31 @@ def bind(
     return call
 
 
-def check_parity(want: Sequence[Tensor], who: str, got: Sequence[Tensor], allowed: float) -> None:
-    """Raise ParityError unless ``got`` is ``want``: a result, and its gradients up to ``allowed``.
-
-    The error is the norm of the difference divided by the norm, so that a few flipped ties pass but
-    not one wrong line; the norm of what is 0 but for rounding (the gradient of a bias in front of
-    batch norm) is replaced by 1 % of the largest.
-    """
-    norms = [w.double().norm().item() for w in want]
-    for i, (g, w, norm) in enumerate(zip(got, want, norms, strict=True)):
-        limit = EXACT if i == 0 < len(want) - 1 else allowed  # a map in front of gradients
-        error = (g.double() - w.double()).norm().item() / max(norm, 1e-2 * max(norms))
-        if not error <= limit:  # NaN is an error too
-            size = "x".join(map(str, w.shape))
-            raise ParityError(f"{who}: result {i} ({size}) is {error:.1e} off, limit {limit:.0e}")
-
-
 def operator_case(
     labels: tuple[str, str, str], ours: Function, reference: Function, inputs: Sequence[Tensor], *,
-    gradients: Sequence[int] = (), plain: Function | None = None, allowed: float = EXACT,
-    **work: Any,
+    gradients: Sequence[int] = (), plain: Function | None = None, compiles: bool = True,
+    allowed: float = EXACT, **work: Any,
 ) -> Case:  # fmt: skip
     """The case (op, name, direction): all functions take ``inputs`` and give one tensor.
 
     The peers run ``plain``, or the reference where that is what one writes in PyTorch.
+    ``compiles``: a compiler has something to fuse in it, so it is a peer.
     """
     op, name, direction = labels
-    mine = bind(ours, inputs, gradients, default_layout)
-    peers = {who: bind(plain or reference, inputs, gradients, f) for who, f in LAYOUTS.items()}
 
-    def check() -> None:
-        want = bind(reference, inputs, gradients, double)()
-        for who, call in {"ours": mine, **peers}.items():
-            check_parity(want, f"{op} {name} {direction}, {who}", call(), allowed)
+    def make(function: Function, layout: Layout, compiling: bool = False) -> Make:
+        def contestant() -> Contestant:
+            body = compiled(function) if compiling else function
+            call = bind(body, inputs, gradients, layout)
+            return Contestant(call, call)
 
-    return Case(op, name, tuple(inputs[0].shape), "float32", direction, mine, peers, check, **work)
+        return contestant
+
+    settings = {who: s for who, s in SETTINGS.items() if compiles or not s[1]}
+    return Case(
+        op, name, tuple(inputs[0].shape), "float32", direction,
+        ours=make(ours, default_layout),
+        peers={who: make(plain or reference, *setting) for who, setting in settings.items()},
+        reference=bind(reference, inputs, gradients, double),
+        allowed=allowed, **work,
+    )  # fmt: skip

@@ -1,0 +1,24 @@
+"""Peak memory of a call, as PyTorch's profiler sees it."""
+
+from collections.abc import Callable
+
+from torch.profiler import ProfilerActivity, profile
+
+
+def peak_memory(call: Callable[[], object]) -> int:
+    """Bytes that ``call`` holds at most at once beyond what was there before.
+
+    The largest running sum of the allocations and releases in torch's allocator: tensors, and
+    workspaces if they are tensors; scratch that a library takes from the system is not seen.  Call
+    it once before, so that what is made once (optimizer state) does not count.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    assert profiler.profiler is not None
+    events = profiler.profiler.kineto_results.events()
+    changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
+    held = peak = 0
+    for _, change in sorted(changes, key=lambda event: event[0]):
+        held += change
+        peak = max(peak, held)
+    return peak
