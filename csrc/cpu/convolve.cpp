@@ -24,7 +24,7 @@ bool winograd_wins(const Convolution& c, int64_t x_channels, int64_t y_channels)
 // Cuts n images into pieces: the cut depends on shapes alone, so results do on nothing else.
 void cut(ConvPlan& p) {
   const Geometry& g = p.geometry;
-  const int64_t positions = g.image_positions();
+  const int64_t positions = g.rows.size * g.columns.pitch;
   p.images_per_piece = 1, p.bands = 1, p.rows_per_piece = p.rows;
   if (positions > 2 * kPiecePositions || p.images < 4) {
     const int64_t wanted = p.images < 4 ? 4 / std::max<int64_t>(p.images, 1) : 1;
@@ -46,9 +46,8 @@ void make_room(const ConvPlan& p, bool backward, ConvScratch& s) {
   const int64_t winograd =
       p.winograd ? isa().conv.winograd_scratch(std::max(p.x_channels, p.y_channels)) : 0;
   const int64_t lines = 2 * (p.rows_per_piece + 2 * g.rows.reach + 4);
-  const int64_t plane = aligned(
-      lines * (std::max(g.rows.x_size, 0l) * 0 + std::max(g.columns.x_size, g.columns.y_size) + 1) +
-      kSlack);
+  const int64_t plane =
+      aligned(lines * (std::max(g.columns.x_size, g.columns.y_size) + 1) + kSlack);
   s.storage.resize(
       std::max<size_t>(s.storage.size(), x + y + std::max(x, y) + winograd + 3 * plane + kAlign));
   float* at = s.storage.data();
@@ -84,11 +83,18 @@ Span span_of(const ConvPlan& p, const Piece& piece, int64_t step, int64_t size) 
 }
 
 float* image_of(const ConvPlan& p, const FlatMap& map, int64_t channel, int64_t i) {
-  return map.data + channel * map.channel_stride + i * p.geometry.image_positions();
+  return map.data + channel * map.channel_stride + i * p.geometry.columns.pitch;
+}
+
+// The last piece may have fewer images: those of the piece before must not stay in their place.
+void clear_rest(const ConvPlan& p, const Piece& piece, const FlatMap& map, int64_t phases) {
+  if (piece.images == p.images_per_piece) return;
+  std::memset(map.data - p.margin, 0, map.channels * phases * p.length * sizeof(float));
 }
 
 void place_x(const ConvPlan& p, const Piece& piece, const Sources& sources, const FlatMap& x) {
   const Geometry& g = p.geometry;
+  clear_rest(p, piece, x, g.x_phases());
   const int64_t height = g.rows.x_size, width = g.columns.x_size;
   const Span span = span_of(p, piece, g.x_step, height);
   int64_t channel = 0;
@@ -98,7 +104,7 @@ void place_x(const ConvPlan& p, const Piece& piece, const Sources& sources, cons
       for (int64_t i = 0; i < piece.images; ++i) {
         const float* from =
             source.data + ((piece.image + i) * source.channels + c) * height * width;
-        const Lines to{image_of(p, x, channel, i) - piece.row * g.columns.pitch, g.columns.pitch,
+        const Lines to{image_of(p, x, channel, i) - piece.row * g.row, g.row,
                        x.phase_stride, g.x_step};
         isa().conv.place(from, height, width, span.first, span.last, activation, to);
       }
@@ -106,13 +112,10 @@ void place_x(const ConvPlan& p, const Piece& piece, const Sources& sources, cons
   }
 }
 
-int64_t positions_of(const ConvPlan& p, const Piece& piece, int64_t rows) {
-  return (piece.images - 1) * p.geometry.image_positions() + rows * p.geometry.columns.pitch;
-}
-
 void place_gradient(const ConvPlan& p, const Piece& piece, const GradientLines& gradient,
                     double* grad_bias, ConvScratch& s) {
   const Geometry& g = p.geometry;
+  clear_rest(p, piece, s.y, g.y_phases());
   const int64_t height = p.shape.y_size[0], width = p.shape.y_size[1];
   const Span span = span_of(p, piece, g.y_step, g.rows.y_size);
   const Span own{piece.row * g.y_step, std::min((piece.row + piece.rows) * g.y_step,
@@ -130,7 +133,7 @@ void place_gradient(const ConvPlan& p, const Piece& piece, const GradientLines& 
         isa().conv.box_sums(from, height, width, span.first, span.last, boxes);
         from = boxes;
       }
-      const Lines to{image_of(p, s.y, c, i) - piece.row * g.columns.pitch, g.columns.pitch,
+      const Lines to{image_of(p, s.y, c, i) - piece.row * g.row, g.row,
                      s.y.phase_stride, g.y_step};
       isa().conv.place(from, g.rows.y_size, g.columns.y_size, span.first, span.last,
                        {0, 1, 0, false, false}, to);
@@ -188,19 +191,18 @@ ConvPlan plan_convolution(const ConvShape& s, int64_t kernel_height, int64_t ker
              upsampled};
   p.images = s.n, p.x_channels = s.in_channels + s.skip_channels, p.y_channels = s.out_channels;
   p.winograd = winograd_wins(p.shape, p.x_channels, p.y_channels);
-  p.geometry = make_geometry(p.shape, p.winograd);
+  p.geometry = make_geometry(p.shape, p.winograd, 1);
   p.kernel_area = kernel_height * kernel_width;
   p.out_stride = o.transposed ? p.kernel_area : p.x_channels * p.kernel_area;
   p.in_stride = o.transposed ? p.y_channels * p.kernel_area : p.kernel_area;
   const Geometry& g = p.geometry;
-  p.rows = std::max(divide_up(g.rows.x_size, g.x_step), divide_up(g.rows.y_size, g.y_step));
+  p.rows = g.rows.size;
   cut(p);
-  p.margin = aligned(g.margin() + 2 * g.columns.pitch);
-  const int64_t body =
-      p.bands == 1 ? p.images_per_piece * g.image_positions() : p.rows_per_piece * g.columns.pitch;
-  p.length = aligned(body + 2 * p.margin + kSlack);
+  p.geometry = make_geometry(p.shape, p.winograd, p.images_per_piece);
+  p.margin = aligned((g.rows.reach + 2) * g.row + g.columns.reach);
+  p.length = aligned(p.rows_per_piece * g.row + 2 * p.margin + kSlack);
   p.taps = forward_taps(g, p.length);
-  p.patch = winograd_patch(p.shape.padding, g.columns.pitch, p.length);
+  p.patch = winograd_patch(p.shape.padding, g.row, p.length);
   return p;
 }
 
@@ -216,7 +218,7 @@ PieceResult::PieceResult(const ConvPlan& plan, const Piece& piece, const FlatMap
 
 void PieceResult::collect(int64_t i, int64_t channel, float* to) const {
   isa().conv.collect(
-      {image_of(plan_, map_, channel, i), plan_.geometry.columns.pitch, map_.phase_stride, step_},
+      {image_of(plan_, map_, channel, i), plan_.geometry.row, map_.phase_stride, step_},
       lines_, width_, box_, to);
 }
 
@@ -242,7 +244,7 @@ void convolve(const ConvPlan& p, const Sources& sources, const float* packed, co
     for (int64_t i = begin; i < end; ++i) {
       const Piece piece = p.piece(i);
       place_x(p, piece, sources, s.x);
-      const int64_t positions = positions_of(p, piece, piece.rows + (g.box && p.bands > 1 ? 1 : 0));
+      const int64_t positions = g.positions(piece.rows + (g.box && p.bands > 1 ? 1 : 0));
       if (p.winograd)
         isa().conv.winograd(s.x, p.patch, packed, bias, positions, y, s.winograd);
       else
@@ -260,7 +262,7 @@ void convolve_backward(const ConvPlan& p, const Sources& sources, const float* w
       wanted.x_channels ? pack_adjoint(p, weight, wanted.x_channels) : std::vector<float>();
   const TapTable taps = adjoint_taps(g, p.length);
   const int64_t around[2] = {2 - p.shape.padding[0], 2 - p.shape.padding[1]};
-  const Patch patch = winograd_patch(around, g.columns.pitch, p.length);
+  const Patch patch = winograd_patch(around, g.row, p.length);
   const bool swapped = g.x_phases() < g.y_phases();
   const std::vector<TapGroup> groups = correlate_groups(g, swapped, p.length, p.length);
   const int64_t chunks = std::min(kChunks, p.pieces);
@@ -274,7 +276,7 @@ void convolve_backward(const ConvPlan& p, const Sources& sources, const float* w
         const Piece piece = p.piece(i);
         place_gradient(p, piece, gradient,
                        wanted.grad_bias ? &bias_sums[chunk * p.y_channels] : nullptr, s);
-        const int64_t positions = positions_of(p, piece, piece.rows);
+        const int64_t positions = g.positions(piece.rows);
         if (wanted.grad_weight) {
           place_x(p, piece, sources, s.x);
           float* sums = &weight_sums[chunk * p.weight_count()];

@@ -32,16 +32,17 @@ int64_t phase_size(int64_t size, int64_t phase, int64_t step) {
 
 }  // namespace
 
-Geometry make_geometry(const Convolution& c, bool polyphase) {
+Geometry make_geometry(const Convolution& c, bool polyphase, int64_t images) {
   const int64_t x_step = polyphase ? 2 : c.transposed || c.upsampled ? 1 : c.stride;
   const int64_t y_step = polyphase || c.upsampled ? 2 : c.transposed ? c.stride : 1;
-  Geometry g{{}, {}, x_step, y_step, c.upsampled, {}};
+  Geometry g{{}, {}, x_step, y_step, c.upsampled, images, 0, {}};
   Axis* axes[] = {&g.rows, &g.columns};
   std::vector<std::vector<AxisTap>> taps[2];
   for (int a = 0; a < 2; ++a) {
     Axis& axis = *axes[a];
-    axis = {c.x_size[a], c.y_size[a] + (c.upsampled ? 1 : 0), 0, 0};
-    axis.pitch = std::max(phase_size(axis.x_size, 0, x_step), phase_size(axis.y_size, 0, y_step));
+    axis = {c.x_size[a], c.y_size[a] + (c.upsampled ? 1 : 0), 0, 0, 0};
+    axis.size = std::max(phase_size(axis.x_size, 0, x_step), phase_size(axis.y_size, 0, y_step));
+    axis.pitch = axis.size;
     for (int64_t k = 0; k < c.kernel[a]; ++k) {
       taps[a].push_back(axis_taps(c, a, k, polyphase));
       for (const AxisTap& t : taps[a].back()) {
@@ -52,12 +53,13 @@ Geometry make_geometry(const Convolution& c, bool polyphase) {
       }
     }
   }
+  g.row = images * g.columns.pitch;
   for (int64_t k = 0; k < c.kernel[0] * c.kernel[1]; ++k) {
     for (const AxisTap& row : taps[0][k / c.kernel[1]]) {
       for (const AxisTap& column : taps[1][k % c.kernel[1]]) {
         g.taps.push_back({row.x_phase * x_step + column.x_phase,
                           row.y_phase * y_step + column.y_phase,
-                          row.shift * g.columns.pitch + column.shift, k});
+                          row.shift * g.row + column.shift, k});
       }
     }
   }
@@ -78,7 +80,7 @@ TapTable forward_taps(const Geometry& g, int64_t phase_stride) {
 }
 
 TapTable adjoint_taps(const Geometry& g, int64_t phase_stride) {
-  Geometry swapped{g.rows, g.columns, g.y_step, g.x_step, false, {}};
+  Geometry swapped{g.rows, g.columns, g.y_step, g.x_step, false, g.images, g.row, {}};
   for (const Tap& t : g.taps) swapped.taps.push_back({t.y_phase, t.x_phase, -t.offset, t.weight});
   return forward_taps(swapped, phase_stride);
 }
@@ -109,12 +111,12 @@ std::vector<TapGroup> correlate_groups(const Geometry& g, bool swapped, int64_t 
   return groups;
 }
 
-Patch winograd_patch(const int64_t (&padding)[2], int64_t pitch, int64_t phase_stride) {
+Patch winograd_patch(const int64_t (&padding)[2], int64_t row_distance, int64_t phase_stride) {
   Patch patch;
   for (int64_t i = 0; i < 16; ++i) {
     const int64_t row = i / 4 - padding[0], column = i % 4 - padding[1];
     patch.offset[i] = static_cast<int32_t>((2 * modulo(row, 2) + modulo(column, 2)) * phase_stride +
-                                           floor_divide(row, 2) * pitch + floor_divide(column, 2));
+                                           floor_divide(row, 2) * row_distance + floor_divide(column, 2));
   }
   return patch;
 }

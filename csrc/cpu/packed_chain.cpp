@@ -111,7 +111,7 @@ void pack_layer(const Layer& layer, const PackedLayer& l, float* to) {
     ConvPlan plan = plan_convolution(shape, l.kernel[0], l.kernel[1], l.options, l.upsampled);
     plan.winograd = winograd;
     if (!winograd) {
-      plan.geometry = make_geometry(plan.shape, false);
+      plan.geometry = make_geometry(plan.shape, false, 1);
       plan.taps = forward_taps(plan.geometry, plan.length);
     }
     const std::vector<float> packed = pack_forward(plan, weight.data());

@@ -1,14 +1,14 @@
 // A convolution on flat maps: what the micro-kernels know of shapes.
 //
-// A map is stored as one line of positions per channel, `pitch` per row and `image_rows` rows per
-// image, with zeros between rows and between images, so that a tap of the kernel is a constant
-// distance between positions and borders need no branch.  A map that is read or written at stride 2
-// is split into 2 x 2 phases (even and odd rows and columns), each a line of its own.  Then every
-// convolution is one bilinear form with a list of taps (e.g. 9 of a 3x3 kernel):
+// A channel of a map is stored as one line of positions: row after row, the images of a piece side by
+// side in each, with zeros behind each image's part of a row, so that a tap of the kernel is a
+// constant distance between positions and borders need no branch.  A map that is read or written at
+// stride 2 is split into 2 x 2 phases (even and odd rows and columns), each a line of its own.  Then
+// every convolution is one bilinear form with a list of taps (e.g. 9 of a 3x3 kernel):
 //   forward          y[tap.y_phase][p] += w[tap.weight] * x[tap.x_phase][p + tap.offset]
 //   data gradient    x[tap.x_phase][p] += w[tap.weight] * y[tap.y_phase][p - tap.offset]
-//   weight gradient  w[tap.weight]     += sum over p of y[tap.y_phase][p] * x[tap.x_phase][p +
-//   tap.offset]
+//   weight gradient  w[tap.weight]     += the sum over p of
+//                                         y[tap.y_phase][p] * x[tap.x_phase][p + tap.offset]
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -21,7 +21,8 @@ struct Tap {
 
 struct Axis {
   int64_t x_size, y_size;  // of the maps
-  int64_t pitch;           // of a phase, with the zeros behind it
+  int64_t size;            // of a phase
+  int64_t pitch;           // with the zeros behind it
   int64_t reach;           // how far taps go beyond a phase's first and last line
 };
 
@@ -29,12 +30,15 @@ struct Geometry {
   Axis rows, columns;
   int64_t x_step, y_step;  // phases per axis
   bool box;                // y is summed over 2 x 2 squares: the convolution sees x upsampled
+  int64_t images, row;     // side by side, and the distance between rows
   std::vector<Tap> taps;
 
   int64_t x_phases() const { return x_step * x_step; }
   int64_t y_phases() const { return y_step * y_step; }
-  int64_t image_positions() const { return rows.pitch * columns.pitch; }
-  int64_t margin() const { return rows.reach * columns.pitch + columns.reach; }
+  // From the first position of the first row to the last of the last row.
+  int64_t positions(int64_t row_count) const {
+    return (row_count - 1) * row + (images - 1) * columns.pitch + columns.size;
+  }
 };
 
 // The convolution as written: sizes along (rows, columns); y_size before any resampling of it.
@@ -45,7 +49,7 @@ struct Convolution {
 };
 
 // polyphase: both maps in 2 x 2 phases, as Winograd's F(2x2) wants them.
-Geometry make_geometry(const Convolution& c, bool polyphase);
+Geometry make_geometry(const Convolution& c, bool polyphase, int64_t images);
 
 // The taps of each phase of the map that is written; the one that is read has its phases
 // `phase_stride` apart.
@@ -86,7 +90,7 @@ struct Patch {
   int32_t offset[16];
 };
 
-Patch winograd_patch(const int64_t (&padding)[2], int64_t pitch, int64_t phase_stride);
+Patch winograd_patch(const int64_t (&padding)[2], int64_t row, int64_t phase_stride);
 
 // What is done to values on their way into a flat map: relu((x - center) * scale + offset).
 struct Activation {
