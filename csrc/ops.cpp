@@ -65,17 +65,20 @@ STABLE_TORCH_LIBRARY(colorseg, m) {
       "Tensor? weight, "
       "str reduction) -> Tensor");
   // target: labels (N, H, W), or RGB (N, 3, H, W) with a palette; normalizer: what a mean divides
-  // by
+  // by; gradient: of a loss that is a scalar with respect to the logits, empty unless
+  // with_gradient; color_cross_entropy_scale_ multiplies it with dL/d(loss)
   m.def(
       "color_cross_entropy(Tensor logits, Tensor target, Tensor? palette, Tensor? weight, int "
       "ignore_index, "
-      "float label_smoothing, str reduction, bool return_stats) -> (Tensor loss, Tensor "
-      "log_sum_exp, "
-      "Tensor normalizer, Tensor argmax, Tensor correct, Tensor valid)");
+      "float label_smoothing, str reduction, bool return_stats, bool with_gradient) -> (Tensor "
+      "loss, "
+      "Tensor log_sum_exp, "
+      "Tensor normalizer, Tensor argmax, Tensor correct, Tensor valid, Tensor gradient)");
   m.def(
       "color_cross_entropy_backward(Tensor grad_loss, Tensor logits, Tensor target, Tensor? "
       "palette, Tensor? weight, "
       "Tensor log_sum_exp, Tensor normalizer, int ignore_index, float label_smoothing, str "
       "reduction) -> Tensor");
+  m.def("color_cross_entropy_scale_(Tensor(a!) gradient, Tensor grad_loss) -> ()");
   m.def("nearest_color(Tensor rgb, Tensor palette) -> Tensor");  // (N, 3, H, W) -> (N, H, W) int64
 }

@@ -1,4 +1,5 @@
-// One pass over the logits for the sums, one for the gradient; bound by the exponentials.
+// One pass over the logits for the sums, one for the gradient; bound by memory for two
+// classes, else by the exponentials.
 #include "../soft_iou_loss.h"
 
 #include "block.h"
@@ -15,10 +16,10 @@ std::vector<double> class_sums(const Tensor& logits, bool channels_last, LabelSo
   std::vector<double> parts(chunk_count(s) * width), sums(s.n * width);
   for_each_chunk(s, [&](const Chunk& chunk) {
     int32_t labels[kChunkPixels];
-    std::vector<T> scratch((s.channels + 2 * selected) * kLanes);
+    const auto scratch = scratch_of<T>((s.channels + 2 * selected) * kLanes);
     source.fill(chunk, labels);
     kernels<T>().soft_iou_sums(logits_at(logits.const_data_ptr<T>(), s, channels_last, chunk),
-                               chunk.count, labels, classes.data(), selected, scratch.data(),
+                               chunk.count, labels, classes.data(), selected, scratch.get(),
                                &parts[chunk.index * width]);
   });
   source.throw_if_out_of_range();
@@ -136,12 +137,12 @@ Tensor soft_iou_loss_backward(const Tensor& grad_loss, const Tensor& logits_, co
     auto* out = grad.mutable_data_ptr<T>();
     for_each_chunk(s, [&](const Chunk& chunk) {
       int32_t labels[kChunkPixels];
-      std::vector<T> scratch(2 * s.channels * kLanes);
+      const auto scratch = scratch_of<T>(2 * s.channels * kLanes);
       const int64_t row = per_image ? chunk.n * selected : 0;
       const auto view = logits_at(z, s, channels_last, chunk);
       source.fill(chunk, labels);
       kernels<T>().soft_iou_backward(view, chunk.count, labels, classes.data(), selected,
-                                     &slopes.inside[row], &slopes.outside[row], scratch.data(),
+                                     &slopes.inside[row], &slopes.outside[row], scratch.get(),
                                      out + (view.data - z));
     });
     source.throw_if_out_of_range();
