@@ -62,8 +62,13 @@ inline float exp(float x) {
   return x < kLow ? 0.f : y.p * from_bits(y.n + 0x3f800000u);
 }
 
-inline float absolute(float x) { return __builtin_fabsf(x); }
-inline double absolute(double x) { return __builtin_fabs(x); }
+// exp(x) of the nearest x whose exponential and its inverse are far from the ends of the range.
+inline float exp_clamped(float x) {
+  constexpr float kEnd = 80;
+  const float low = x < -kEnd ? -kEnd : x;
+  const Power y = power_of(low > kEnd ? kEnd : low);
+  return y.p * from_bits(y.n + 0x3f800000u);
+}
 
 // The bits of |x|, ordered as |x| is, with infinity and NaN above every number.
 inline int32_t magnitude(float x) { return static_cast<int32_t>(to_bits(x) & 0x7fffffffu); }
@@ -97,6 +102,7 @@ inline float log(float x) {
 
 inline double exp_bounded(double x) { return __builtin_exp(x); }
 inline double exp(double x) { return __builtin_exp(x); }
+inline double exp_clamped(double x) { return __builtin_exp(x < -700 ? -700 : x > 700 ? 700 : x); }
 inline double log(double x) { return __builtin_log(x); }
 
 }  // namespace colorseg::cpu::COLORSEG_ISA

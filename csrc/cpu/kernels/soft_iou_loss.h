@@ -28,39 +28,39 @@ inline void softmax_of(Block<const T> z, int64_t channels, T* tile) {
   }
 }
 
-// Softmax of two logits from their difference and the smaller exponential: no digit is lost near 0.
-template <typename T>
-struct Sigmoid {
-  T e, large;  // exp(-|difference|) and the larger probability; the smaller one is e * large
-  explicit Sigmoid(T difference) {
-    e = exp(-absolute(difference));
-    large = T(1) / (T(1) + e);
-  }
-};
-
-// The sums of class kClass: intersection, probability, target.
-template <int kClass, typename T>
+// The sums of class kClass: intersection, probability, target.  Its probability is
+// 1 / (1 + exp(other - mine)), to the last digit near 0 too.
+template <int kClass, bool kIgnores, typename T>
 void add_one_of_two(const Logits<T>& logits, int64_t pixels, const int32_t* labels, T* scratch,
                     double* sums) {
-  T in[kLanes] = {}, all[kLanes] = {}, target[kLanes] = {};
-  int32_t tile[kLanes];
+  T in[kLanes] = {}, all[kLanes] = {};
+  int32_t target[kLanes] = {}, tile[kLanes];
   for (int64_t p = 0; p < pixels; p += kLanes) {
     const int64_t lanes = lanes_from(p, pixels);
     const Block<const T> z = block_of(logits, p, lanes, scratch);
     const int32_t* __restrict label = labels_of(labels + p, lanes, tile);
     const T* __restrict mine = z.line(kClass), * __restrict other = z.line(1 - kClass);
     for (int64_t l = 0; l < kLanes; ++l) {
-      // masks are factors: with branches the compiler does not vectorise
-      const T known = T(label[l] >= 0), hit = T(label[l] == kClass);
-      const T difference = label[l] >= 0 ? mine[l] - other[l] : T(0);
-      const Sigmoid<T> s(difference);
-      const T x = (difference < T(0) ? s.e : T(1)) * s.large;
-      all[l] += known * x;
-      in[l] += hit * x;
-      target[l] += hit;
+      const T probability = T(1) / (T(1) + exp_clamped(other[l] - mine[l]));
+      const T x = kIgnores && label[l] < 0 ? T(0) : probability;
+      all[l] += x;
+      in[l] += label[l] == kClass ? x : T(0);
+      target[l] += label[l] == kClass;
     }
   }
   for (int64_t l = 0; l < kLanes; ++l) sums[0] += in[l], sums[1] += all[l], sums[2] += target[l];
+}
+
+template <int kClass, typename T>
+void add_one_of_two(const Logits<T>& logits, int64_t pixels, const int32_t* labels, T* scratch,
+                    double* sums) {
+  int32_t ignored = pixels % kLanes == 0 ? 0 : -1;  // as are the lanes beyond the last pixel
+  for (int64_t i = 0; i < pixels; ++i) ignored |= labels[i];
+  if (ignored < 0) {
+    add_one_of_two<kClass, true>(logits, pixels, labels, scratch, sums);
+  } else {
+    add_one_of_two<kClass, false>(logits, pixels, labels, scratch, sums);
+  }
 }
 
 template <typename T>
@@ -130,8 +130,8 @@ void soft_iou_backward_of_two(const Logits<T>& logits, int64_t pixels, const int
     T* __restrict grad0 = to.line(0), * __restrict grad1 = to.line(1);
     const int32_t* __restrict label = labels_of(labels + p, lanes, tile);
     for (int64_t l = 0; l < kLanes; ++l) {
-      const Sigmoid<T> s(z1[l] - z0[l]);
-      const T value = s.e * s.large * s.large * (label[l] == 1 ? at1 : at0);
+      const T e = exp_clamped(z0[l] - z1[l]), x1 = T(1) / (T(1) + e);
+      const T value = e * x1 * x1 * (label[l] == 1 ? at1 : at0);
       grad1[l] = label[l] < 0 ? T(0) : value;
       grad0[l] = label[l] < 0 ? T(0) : -value;
     }
