@@ -52,12 +52,12 @@ STABLE_TORCH_LIBRARY(colorseg, m) {
       "bool in_upsample, int[] stride, int[] padding, int[] dilation, int groups, bool transposed, "
       "int[] output_padding, str resample, float eps, bool relu) -> Tensor");
   // sums: (images, classes, 2), the intersection and the union, in double; images is 1 unless
-  // per_image
+  // per_image; labels: if with_labels the target in uint8, 255 where ignored, else empty
   m.def(
       "soft_iou_loss(Tensor logits, Tensor target, int[] classes, bool per_image, float "
       "smooth_numerator, "
-      "float smooth_denominator, int? ignore_index, Tensor? weight, str reduction) -> (Tensor "
-      "loss, Tensor sums)");
+      "float smooth_denominator, int? ignore_index, Tensor? weight, str reduction, bool "
+      "with_labels) -> (Tensor loss, Tensor sums, Tensor labels)");
   m.def(
       "soft_iou_loss_backward(Tensor grad_loss, Tensor logits, Tensor target, Tensor sums, int[] "
       "classes, "

@@ -111,6 +111,7 @@ struct Isa {
                                int64_t ignore, int32_t* labels);
   int64_t (*labels_from_uint8)(int64_t pixels, const uint8_t* target, int64_t classes,
                                int64_t ignore, int32_t* labels);
+  void (*labels_to_uint8)(int64_t pixels, const int32_t* labels, uint8_t* bytes);  // -1 is 255
   Kernels<float> f32;
   Kernels<double> f64;
 };

@@ -104,6 +104,11 @@ int64_t labels_from(int64_t pixels, const Label* __restrict target, int64_t clas
   return bad;
 }
 
+inline void labels_to_uint8(int64_t pixels, const int32_t* __restrict labels,
+                            uint8_t* __restrict bytes) {
+  for (int64_t i = 0; i < pixels; ++i) bytes[i] = static_cast<uint8_t>(labels[i]);
+}
+
 // The largest logit of each lane.
 template <typename T>
 inline void max_of(Block<const T> z, int64_t channels, T* __restrict best) {
