@@ -60,7 +60,7 @@ void scale(Tensor& x, T factor) {
   if (factor == T(1)) return;
   T* values = x.mutable_data_ptr<T>();
   torch::stable::parallel_for(0, x.numel(), 16384, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) values[i] *= factor;
+    kernels<T>().scale(end - begin, factor, values + begin);
   });
 }
 

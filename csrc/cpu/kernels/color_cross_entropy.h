@@ -231,4 +231,9 @@ void cross_entropy_backward(Logits<T> logits, int64_t pixels, const int32_t* lab
   }
 }
 
+template <typename T>
+void scale(int64_t count, T factor, T* values) {
+  for (int64_t i = 0; i < count; ++i) values[i] *= factor;
+}
+
 }  // namespace colorseg::cpu::COLORSEG_ISA

@@ -88,6 +88,7 @@ struct Kernels {
                                     int64_t* argmax, T common, T* grad);
   void (*cross_entropy_backward)(Logits<T>, int64_t pixels, const int32_t* labels, ClassWeights<T>,
                                  const T* log_sum_exp, PixelGradient<T>, T* scratch, T* grad);
+  void (*scale)(int64_t count, T factor, T* values);  // in place
   // sums is [selected][3]: intersection, probability, target; scratch additionally [2 * selected *
   // kLanes]
   void (*soft_iou_sums)(Logits<T>, int64_t pixels, const int32_t* labels, const int64_t* classes,

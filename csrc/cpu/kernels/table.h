@@ -23,6 +23,7 @@ constexpr Kernels<T> table() {
           nearest_color_bytes<T>,
           cross_entropy<T>,
           cross_entropy_backward<T>,
+          scale<T>,
           soft_iou_sums<T>,
           soft_iou_backward<T>};
 }
