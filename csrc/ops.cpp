@@ -64,12 +64,12 @@ STABLE_TORCH_LIBRARY(colorseg, m) {
   m.def("pack_chain(Tensor[] parameters, int[] layers, float[] eps) -> Tensor");
   m.def("packed_chain(Tensor x, Tensor packed, Tensor layers) -> Tensor");
   // sums: (images, classes, 2), the intersection and the union, in double; images is 1 unless
-  // per_image
+  // per_image; labels: if with_labels the target in uint8, 255 where ignored, else empty
   m.def(
       "soft_iou_loss(Tensor logits, Tensor target, int[] classes, bool per_image, float "
       "smooth_numerator, "
-      "float smooth_denominator, int? ignore_index, Tensor? weight, str reduction) -> (Tensor "
-      "loss, Tensor sums)");
+      "float smooth_denominator, int? ignore_index, Tensor? weight, str reduction, bool "
+      "with_labels) -> (Tensor loss, Tensor sums, Tensor labels)");
   m.def(
       "soft_iou_loss_backward(Tensor grad_loss, Tensor logits, Tensor target, Tensor sums, int[] "
       "classes, "
@@ -77,17 +77,20 @@ STABLE_TORCH_LIBRARY(colorseg, m) {
       "Tensor? weight, "
       "str reduction) -> Tensor");
   // target: labels (N, H, W), or RGB (N, 3, H, W) with a palette; normalizer: what a mean divides
-  // by
+  // by; gradient: of a loss that is a scalar with respect to the logits, empty unless
+  // with_gradient; color_cross_entropy_scale_ multiplies it with dL/d(loss)
   m.def(
       "color_cross_entropy(Tensor logits, Tensor target, Tensor? palette, Tensor? weight, int "
       "ignore_index, "
-      "float label_smoothing, str reduction, bool return_stats) -> (Tensor loss, Tensor "
-      "log_sum_exp, "
-      "Tensor normalizer, Tensor argmax, Tensor correct, Tensor valid)");
+      "float label_smoothing, str reduction, bool return_stats, bool with_gradient) -> (Tensor "
+      "loss, "
+      "Tensor log_sum_exp, "
+      "Tensor normalizer, Tensor argmax, Tensor correct, Tensor valid, Tensor gradient)");
   m.def(
       "color_cross_entropy_backward(Tensor grad_loss, Tensor logits, Tensor target, Tensor? "
       "palette, Tensor? weight, "
       "Tensor log_sum_exp, Tensor normalizer, int ignore_index, float label_smoothing, str "
       "reduction) -> Tensor");
+  m.def("color_cross_entropy_scale_(Tensor(a!) gradient, Tensor grad_loss) -> ()");
   m.def("nearest_color(Tensor rgb, Tensor palette) -> Tensor");  // (N, 3, H, W) -> (N, H, W) int64
 }

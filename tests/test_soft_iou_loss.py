@@ -152,9 +152,9 @@ def test_opcheck(per_image):
     logits, labels = make_inputs((2, 3, 6, 4), torch.float32, "channels_last")
     options = [1, 2], per_image, 1e-6, 1e-6, None, torch.rand(2), "none"
     torch.library.opcheck(
-        torch.ops.colorseg.soft_iou_loss.default, (leaf(logits), labels, *options)
+        torch.ops.colorseg.soft_iou_loss.default, (leaf(logits), labels, *options, per_image)
     )
-    loss, sums = torch.ops.colorseg.soft_iou_loss.default(logits, labels, *options)
+    loss, sums, _ = torch.ops.colorseg.soft_iou_loss.default(logits, labels, *options, False)
     torch.library.opcheck(
         torch.ops.colorseg.soft_iou_loss_backward.default,
         (loss, logits, labels, sums, *options),

@@ -41,6 +41,11 @@ def needs_grad(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
+def traced() -> bool:
+    """Whether operators are recorded or transformed instead of run."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
 def memory_format(x: Tensor) -> torch.memory_format:
     """The layout of outputs: channels_last iff ``x`` is dense in that order alone."""
     if (
@@ -86,11 +91,7 @@ def register_autograd(
     eager = type(name, (torch.autograd.Function,), members)
 
     def call(*args: Any, grad: bool) -> Any:
-        if (
-            torch.compiler.is_compiling()
-            or torch._C._are_functorch_transforms_active()
-            or torch._C._is_any_autocast_enabled()
-        ):
+        if traced() or torch._C._is_any_autocast_enabled():
             return op(*args)
         if grad:
             return eager.apply(*args)  # type: ignore[attr-defined]

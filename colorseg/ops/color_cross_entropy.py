@@ -11,6 +11,7 @@ from colorseg.ops._registration import (
     empty,
     needs_grad,
     register_autograd,
+    traced,
     widened,
 )
 from colorseg.ops.nearest_color import check_palette, check_rgb
@@ -71,20 +72,21 @@ def color_cross_entropy(
         if palette is not None:
             check_palette(palette)
     logits, weight = widened(logits), widened(weight)
-    options = (weight, ignore_index, label_smoothing, reduction, return_stats)
     grad = needs_grad(logits)
-    loss, _, _, *stats = _color_cross_entropy(logits, target, palette, *options, grad=grad)
+    ready = grad and reduction != "none" and not traced()
+    options = (weight, ignore_index, label_smoothing, reduction, return_stats, ready)
+    loss, _, _, *stats, _ = _color_cross_entropy(logits, target, palette, *options, grad=grad)
     return (loss, *stats) if return_stats else loss
 
 
 @torch.library.register_fake("colorseg::color_cross_entropy")
-def _(logits, target, palette, weight, ignore_index, label_smoothing, reduction, return_stats):  # type: ignore[no-untyped-def]
+def _(logits, target, palette, weight, ignore_index, smoothing, reduction, stats, with_gradient):  # type: ignore[no-untyped-def]
     torch._check(
         logits.dim() == 4, lambda: f"logits must be (N, C, H, W), got {logits.dim()} dimensions"
     )
     pixels = (logits.shape[0], *logits.shape[2:])
     loss = logits.new_empty(pixels if reduction == "none" else ())
-    argmax = logits.new_empty(pixels if return_stats else (0,), dtype=torch.int64)
+    argmax = logits.new_empty(pixels if stats else (0,), dtype=torch.int64)
     counts = [logits.new_empty((), dtype=torch.int64) for _ in range(2)]
     return (
         loss,
@@ -92,6 +94,7 @@ def _(logits, target, palette, weight, ignore_index, label_smoothing, reduction,
         logits.new_empty((), dtype=torch.float64),
         argmax,
         *counts,
+        empty(logits, logits.shape if with_gradient else (0,)),
     )
 
 
@@ -100,20 +103,36 @@ def _(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
     return empty(logits, logits.shape)
 
 
+@torch.library.register_fake("colorseg::color_cross_entropy_scale_")
+def _(gradient, grad_loss):  # type: ignore[no-untyped-def]
+    return None
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    logits, target, palette, weight, *ctx.options, _return_stats = inputs
+    logits, target, palette, weight, *ctx.options, _return_stats, ctx.with_gradient = inputs
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(logits, target, palette, weight, *output[1:3])
+    ctx.gradient = output[-1]
 
 
 def _backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Any, ...]:
+    """Hand out the gradient that the forward pass made, once; a second caller's is made anew."""
     grad = None
     if grad_loss is not None:
-        grad = torch.ops.colorseg.color_cross_entropy_backward.default(
-            grad_loss, *ctx.saved_tensors, *ctx.options
-        )
-    return grad, *[None] * 7
+        saved = ctx.saved_tensors  # refuses logits changed since
+        if not ctx.with_gradient or torch.is_grad_enabled() or traced():
+            grad = torch.ops.colorseg.color_cross_entropy_backward.default(
+                grad_loss, *saved, *ctx.options
+            )
+        else:
+            grad, ctx.gradient = ctx.gradient, None
+            if grad is None:  # with the same bits
+                *_, grad = torch.ops.colorseg.color_cross_entropy.default(
+                    *saved[:4], *ctx.options, False, True
+                )
+            torch.ops.colorseg.color_cross_entropy_scale_.default(grad, grad_loss)
+    return grad, *[None] * 8
 
 
 _color_cross_entropy = register_autograd("color_cross_entropy", _backward, _setup_context)

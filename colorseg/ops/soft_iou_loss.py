@@ -67,6 +67,9 @@ def soft_iou_loss(
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
     logits, weight = widened(logits), widened(weight)
+    grad = needs_grad(logits)
+    # backward reads an eighth of the bytes
+    with_labels = grad and target.dtype == torch.int64 and logits.shape[1:2] <= (255,)
     options = (
         _class_ids(classes, logits),
         per == "image",
@@ -74,8 +77,9 @@ def soft_iou_loss(
         ignore_index,
         weight,
         reduction,
+        with_labels,
     )
-    return _soft_iou_loss(logits, target, *options, grad=needs_grad(logits))[0]
+    return _soft_iou_loss(logits, target, *options, grad=grad)[0]
 
 
 def _class_ids(classes: str | Sequence[int], logits: Tensor) -> list[int]:
@@ -99,7 +103,8 @@ def _smoothing(smooth: float | tuple[float, float]) -> tuple[float, float]:
 
 
 @torch.library.register_fake("colorseg::soft_iou_loss")
-def _(logits, target, classes, per_image, numerator, denominator, ignore_index, weight, reduction):  # type: ignore[no-untyped-def]
+def _(logits, target, classes, per_image, numerator, denominator, ignore, weight, *last):  # type: ignore[no-untyped-def]
+    reduction, with_labels = last
     torch._check(
         logits.dim() == 4, lambda: f"logits must be (N, C, H, W), got {logits.dim()} dimensions"
     )
@@ -107,7 +112,8 @@ def _(logits, target, classes, per_image, numerator, denominator, ignore_index, 
     sums = logits.new_empty(
         logits.shape[0] if per_image else 1, len(classes), 2, dtype=torch.float64
     )
-    return logits.new_empty(size if reduction == "none" else []), sums
+    labels = target.new_empty(target.shape if with_labels else (0,), dtype=torch.uint8)
+    return logits.new_empty(size if reduction == "none" else []), sums, labels
 
 
 @torch.library.register_fake("colorseg::soft_iou_loss_backward")
@@ -115,22 +121,24 @@ def _(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
     return empty(logits, logits.shape)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    logits, target, *options, weight, ctx.reduction = inputs
-    ctx.options = options
-    ctx.mark_non_differentiable(output[1])
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    logits, target, *options, ignore_index, weight, ctx.reduction, with_labels = inputs
+    if with_labels:
+        target, ignore_index = output[2], 255
+    ctx.options = *options, ignore_index
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(logits, target, output[1], weight)
 
 
-def _backward(ctx: Any, grad_loss: Tensor | None, _: None) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Any, ...]:
     grad = None
     if grad_loss is not None:
         *tensors, weight = ctx.saved_tensors
         grad = torch.ops.colorseg.soft_iou_loss_backward.default(
             grad_loss, *tensors, *ctx.options, weight, ctx.reduction
         )
-    return grad, *[None] * 8
+    return grad, *[None] * 9
 
 
 _soft_iou_loss = register_autograd("soft_iou_loss", _backward, _setup_context)

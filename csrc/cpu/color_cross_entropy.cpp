@@ -1,4 +1,5 @@
-// One pass over the logits forward, one backward; bound by one exponential per logit in each.
+// One pass over the logits, which makes the gradient too if it will be wanted: a second pass would
+// read them and compute the exponentials again.
 #include "../color_cross_entropy.h"
 
 #include "block.h"
@@ -19,21 +20,31 @@ struct Weights {
   }
 };
 
-using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+// Null pointers: not wanted.
+template <typename T>
+struct PerPixel {
+  T *log_sum_exp, *loss;
+  int64_t* argmax;
+};
 
 template <typename T>
 CrossEntropySums run_forward(const Tensor& logits, bool channels_last, LabelSource<T>& source,
-                             const PixelShape& s, const ClassWeights<T>& weights, T* log_sum_exp,
-                             T* loss, int64_t* argmax) {
+                             const PixelShape& s, const ClassWeights<T>& weights,
+                             const PerPixel<T>& out, T common, T* gradient) {
   std::vector<CrossEntropySums> parts(chunk_count(s));
+  const T* z = logits.const_data_ptr<T>();
   for_each_chunk(s, [&](const Chunk& chunk) {
     int32_t labels[kChunkPixels];
-    std::vector<T> scratch(s.channels * kLanes);
-    source.fill(chunk, labels);
+    const auto scratch = scratch_of<T>(2 * s.channels * kLanes);
+    const auto view = logits_at(z, s, channels_last, chunk);
     const int64_t at = chunk.n * s.pixels() + chunk.first;
+    source.fill(chunk, labels);
     parts[chunk.index] = kernels<T>().cross_entropy(
-        logits_at(logits.const_data_ptr<T>(), s, channels_last, chunk), chunk.count, labels,
-        weights, scratch.data(), log_sum_exp + at, loss + at, argmax ? argmax + at : nullptr);
+        view, chunk.count, labels, weights, scratch.get(), out.log_sum_exp + at,
+        out.loss ? out.loss + at : nullptr, out.argmax ? out.argmax + at : nullptr, common,
+        gradient ? gradient + (view.data - z) : nullptr);
   });
   source.throw_if_out_of_range();
   CrossEntropySums sums{0, 0, 0, 0};
@@ -44,45 +55,58 @@ CrossEntropySums run_forward(const Tensor& logits, bool channels_last, LabelSour
   return sums;
 }
 
+template <typename T>
+void scale(Tensor& x, T factor) {
+  if (factor == T(1)) return;
+  T* values = x.mutable_data_ptr<T>();
+  torch::stable::parallel_for(0, x.numel(), 16384, [&](int64_t begin, int64_t end) {
+    kernels<T>().scale(end - begin, factor, values + begin);
+  });
+}
+
 Outputs color_cross_entropy(const Tensor& logits_, const Tensor& target,
                             const OptionalTensor& palette, const OptionalTensor& weight,
                             int64_t ignore_index, double label_smoothing,
-                            const std::string& reduction_, bool return_stats) {
+                            const std::string& reduction_, bool return_stats, bool with_gradient) {
   const PixelShape s = check_color_cross_entropy(logits_, target, palette, weight, label_smoothing);
   const Reduction reduction = reduction_from(reduction_);
-  const bool channels_last = is_channels_last(logits_);
+  const bool channels_last = is_channels_last(logits_), each = reduction == Reduction::kNone;
+  STD_TORCH_CHECK(!(with_gradient && each),
+                  "with_gradient needs a scalar loss: reduction mean or sum, got none");
   const Tensor logits = dense(logits_, channels_last);
   const Ints sizes{s.n, s.height, s.width};
-  Tensor per_pixel = new_tensor(logits, sizes, logits.scalar_type()),
-         log_sum_exp = new_tensor(logits, sizes, logits.scalar_type());
+  const ScalarType dtype = logits.scalar_type();
+  Tensor per_pixel = new_tensor(logits, each ? sizes : Ints{0}, dtype);
+  Tensor log_sum_exp = new_tensor(logits, sizes, dtype);
   Tensor argmax = new_tensor(logits, return_stats ? sizes : Ints{0}, ScalarType::Long);
+  Tensor gradient =
+      with_gradient ? new_tensor(logits, {s.n, s.channels, s.height, s.width}, dtype, channels_last)
+                    : nothing(logits);
   CrossEntropySums sums;
   dispatch_dtype(logits, "color_cross_entropy", [&](auto zero) {
     using T = decltype(zero);
     LabelSource<T> source(target, palette, s, ignore_index);
     const Weights<T> weights(weight, s.channels, label_smoothing);
-    sums = run_forward<T>(logits, channels_last, source, s, weights.view,
-                          log_sum_exp.mutable_data_ptr<T>(), per_pixel.mutable_data_ptr<T>(),
-                          return_stats ? argmax.mutable_data_ptr<int64_t>() : nullptr);
+    const PerPixel<T> out{log_sum_exp.mutable_data_ptr<T>(),
+                          each ? per_pixel.mutable_data_ptr<T>() : nullptr,
+                          return_stats ? argmax.mutable_data_ptr<int64_t>() : nullptr};
+    // a mean's divisor before it is known: right unless there are weights or ignored pixels
+    const double guess = reduction == Reduction::kMean ? double(s.n * s.pixels()) : 1;
+    sums = run_forward<T>(logits, channels_last, source, s, weights.view, out, T(1 / guess),
+                          with_gradient ? gradient.mutable_data_ptr<T>() : nullptr);
+    if (with_gradient && reduction == Reduction::kMean && sums.valid > 0)
+      scale(gradient, T(guess / sums.weight));
   });
   const double mean =
       sums.valid == 0 ? 0 : sums.loss / sums.weight;  // all ignored: 0, where torch gives NaN
-  const Tensor total =
-      scalar_of(logits, reduction == Reduction::kMean ? mean : sums.loss, logits.scalar_type());
-  return {reduction == Reduction::kNone ? per_pixel : total,
+  const Tensor total = scalar_of(logits, reduction == Reduction::kMean ? mean : sums.loss, dtype);
+  return {each ? per_pixel : total,
           log_sum_exp,
           scalar_of(logits, sums.weight, ScalarType::Double),
           argmax,
           scalar_of(logits, double(sums.correct), ScalarType::Long),
-          scalar_of(logits, double(sums.valid), ScalarType::Long)};
-}
-
-// dL/d(loss of a pixel), for `count` pixels from `at` on.
-template <typename T>
-void pixel_gradient(Reduction reduction, const T* grad_loss, T common, int64_t at, int64_t count,
-                    T* out) {
-  for (int64_t i = 0; i < count; ++i)
-    out[i] = reduction == Reduction::kNone ? grad_loss[at + i] : common;
+          scalar_of(logits, double(sums.valid), ScalarType::Long),
+          gradient};
 }
 
 Tensor color_cross_entropy_backward(const Tensor& grad_loss_, const Tensor& logits_,
@@ -92,7 +116,7 @@ Tensor color_cross_entropy_backward(const Tensor& grad_loss_, const Tensor& logi
                                     double label_smoothing, const std::string& reduction_) {
   const PixelShape s = check_color_cross_entropy(logits_, target, palette, weight, label_smoothing);
   const Reduction reduction = reduction_from(reduction_);
-  const bool channels_last = is_channels_last(logits_);
+  const bool channels_last = is_channels_last(logits_), each = reduction == Reduction::kNone;
   const Tensor logits = dense(logits_, channels_last), grad_loss = dense(grad_loss_, false);
   Tensor grad =
       new_tensor(logits, {s.n, s.channels, s.height, s.width}, logits.scalar_type(), channels_last);
@@ -102,24 +126,31 @@ Tensor color_cross_entropy_backward(const Tensor& grad_loss_, const Tensor& logi
     LabelSource<T> source(target, palette, s, ignore_index);
     const Weights<T> weights(weight, s.channels, label_smoothing);
     const auto* upstream = grad_loss.const_data_ptr<T>();
-    const T common = reduction == Reduction::kNone ? T(0) : T(*upstream / divisor);
+    const T common = each ? T(0) : T(*upstream / divisor);
     const auto* z = logits.const_data_ptr<T>();
     const auto* lse = log_sum_exp.const_data_ptr<T>();
     auto* out = grad.mutable_data_ptr<T>();
     for_each_chunk(s, [&](const Chunk& chunk) {
       int32_t labels[kChunkPixels];
-      T per_pixel[kChunkPixels];
-      std::vector<T> scratch(s.channels * kLanes);
+      const auto scratch = scratch_of<T>(2 * s.channels * kLanes);
       const int64_t at = chunk.n * s.pixels() + chunk.first;
       source.fill(chunk, labels);
-      pixel_gradient(reduction, upstream, common, at, chunk.count, per_pixel);
       const auto view = logits_at(z, s, channels_last, chunk);
       kernels<T>().cross_entropy_backward(view, chunk.count, labels, weights.view, lse + at,
-                                          per_pixel, scratch.data(), out + (view.data - z));
+                                          {each ? upstream + at : nullptr, common}, scratch.get(),
+                                          out + (view.data - z));
     });
     source.throw_if_out_of_range();
   });
   return grad;
+}
+
+// The gradient that the forward pass left, for any dL/d(loss); usually that is 1.
+void color_cross_entropy_scale_(Tensor gradient, const Tensor& grad_loss) {
+  dispatch_dtype(gradient, "color_cross_entropy_scale_", [&](auto zero) {
+    using T = decltype(zero);
+    scale(gradient, *grad_loss.const_data_ptr<T>());
+  });
 }
 
 }  // namespace
@@ -128,4 +159,5 @@ Tensor color_cross_entropy_backward(const Tensor& grad_loss_, const Tensor& logi
 STABLE_TORCH_LIBRARY_IMPL(colorseg, CPU, m) {
   m.impl("color_cross_entropy", TORCH_BOX(&colorseg::cpu::color_cross_entropy));
   m.impl("color_cross_entropy_backward", TORCH_BOX(&colorseg::cpu::color_cross_entropy_backward));
+  m.impl("color_cross_entropy_scale_", TORCH_BOX(&colorseg::cpu::color_cross_entropy_scale_));
 }

@@ -2,6 +2,7 @@
 // hand.
 #pragma once
 #include <algorithm>
+#include <memory>
 #include <mutex>
 
 #include "../color_cross_entropy.h"
@@ -39,6 +40,12 @@ Logits<T> logits_at(const T* data, const PixelShape& s, bool channels_last, cons
   const int64_t pixel = channels_last ? s.channels : 1;
   return {data + chunk.n * s.channels * s.pixels() + chunk.first * pixel, s.channels,
           channels_last ? 1 : s.pixels(), pixel};
+}
+
+// Uninitialised memory of a chunk's kernel.
+template <typename T>
+std::unique_ptr<T[]> scratch_of(int64_t count) {
+  return std::unique_ptr<T[]>(new T[count]);
 }
 
 // Where labels come from: ready ones, or RGB quantised with a palette.  fill() writes -1 where
@@ -93,18 +100,16 @@ class LabelSource {
   int64_t ignored_label() const { return ignore_index_.value_or(INT64_MIN); }
 
   void quantize(const Chunk& chunk, int32_t* labels) {
-    T planes[3][kChunkPixels];
-    for (int64_t c = 0; c < 3; ++c) {
-      const int64_t at = (3 * chunk.n + c) * shape_.pixels() + chunk.first;
-      if (target_.scalar_type() == ScalarType::Byte) {
-        const uint8_t* from = target_.const_data_ptr<uint8_t>() + at;
-        for (int64_t i = 0; i < chunk.count; ++i) planes[c][i] = T(from[i]) / T(256);
-      } else {
-        std::copy_n(target_.const_data_ptr<T>() + at, chunk.count, planes[c]);
-      }
+    const auto run = [&](auto kernel, const auto* rgb) {
+      rgb += 3 * chunk.n * shape_.pixels() + chunk.first;
+      kernel(chunk.count, rgb, rgb + shape_.pixels(), rgb + 2 * shape_.pixels(),
+             palette_->template const_data_ptr<T>(), palette_->size(0), labels);
+    };
+    if (target_.scalar_type() == ScalarType::Byte) {
+      run(kernels<T>().nearest_color_bytes, target_.const_data_ptr<uint8_t>());
+    } else {
+      run(kernels<T>().nearest_color, target_.const_data_ptr<T>());
     }
-    kernels<T>().nearest_color(chunk.count, planes[0], planes[1], planes[2],
-                               palette_->template const_data_ptr<T>(), palette_->size(0), labels);
     for (int64_t i = 0; i < chunk.count && ignore_index_; ++i)
       labels[i] = labels[i] == *ignore_index_ ? -1 : labels[i];
   }

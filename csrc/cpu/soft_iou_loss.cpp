@@ -1,4 +1,5 @@
-// One pass over the logits for the sums, one for the gradient; bound by the exponentials.
+// One pass over the logits for the sums, one for the gradient; bound by memory for two
+// classes, else by the exponentials.
 #include "../soft_iou_loss.h"
 
 #include "block.h"
@@ -7,18 +8,21 @@
 namespace colorseg::cpu {
 namespace {
 
-// Sums per image and selected class: intersection, probability, target.
+// Sums per image and selected class: intersection, probability, target.  The labels are kept in
+// `bytes` unless it is null.
 template <typename T>
 std::vector<double> class_sums(const Tensor& logits, bool channels_last, LabelSource<T>& source,
-                               const PixelShape& s, const Ints& classes) {
+                               const PixelShape& s, const Ints& classes, uint8_t* bytes) {
   const int64_t selected = static_cast<int64_t>(classes.size()), width = 3 * selected;
   std::vector<double> parts(chunk_count(s) * width), sums(s.n * width);
   for_each_chunk(s, [&](const Chunk& chunk) {
     int32_t labels[kChunkPixels];
-    std::vector<T> scratch((s.channels + 2 * selected) * kLanes);
+    const auto scratch = scratch_of<T>((s.channels + 2 * selected) * kLanes);
     source.fill(chunk, labels);
+    if (bytes)
+      isa().labels_to_uint8(chunk.count, labels, bytes + chunk.n * s.pixels() + chunk.first);
     kernels<T>().soft_iou_sums(logits_at(logits.const_data_ptr<T>(), s, channels_last, chunk),
-                               chunk.count, labels, classes.data(), selected, scratch.data(),
+                               chunk.count, labels, classes.data(), selected, scratch.get(),
                                &parts[chunk.index * width]);
   });
   source.throw_if_out_of_range();
@@ -74,25 +78,30 @@ Tensor reduced_loss(const Tensor& sums, const SoftIouOptions& o, ScalarType dtyp
                    dtype);
 }
 
-std::tuple<Tensor, Tensor> soft_iou_loss(const Tensor& logits_, const Tensor& target,
-                                         const Ints& classes, bool per_image,
-                                         double smooth_numerator, double smooth_denominator,
-                                         std::optional<int64_t> ignore_index,
-                                         const OptionalTensor& weight,
-                                         const std::string& reduction) {
+std::tuple<Tensor, Tensor, Tensor> soft_iou_loss(const Tensor& logits_, const Tensor& target,
+                                                 const Ints& classes, bool per_image,
+                                                 double smooth_numerator, double smooth_denominator,
+                                                 std::optional<int64_t> ignore_index,
+                                                 const OptionalTensor& weight,
+                                                 const std::string& reduction, bool with_labels) {
   const SoftIouOptions o{classes,      per_image, smooth_numerator,         smooth_denominator,
                          ignore_index, weight,    reduction_from(reduction)};
   const PixelShape s = check_soft_iou_loss(logits_, target, o);
   const bool channels_last = is_channels_last(logits_);
+  STD_TORCH_CHECK(!with_labels || s.channels <= 255, "with_labels needs at most 255 channels, got ",
+                  s.channels);
   const Tensor logits = dense(logits_, channels_last);
   Tensor sums = nothing(logits);
+  Tensor labels =
+      new_tensor(logits, with_labels ? Ints{s.n, s.height, s.width} : Ints{0}, ScalarType::Byte);
+  uint8_t* bytes = with_labels ? labels.mutable_data_ptr<uint8_t>() : nullptr;
   dispatch_dtype(logits, "soft_iou_loss", [&](auto zero) {
     using T = decltype(zero);
     LabelSource<T> source(target, {}, s, ignore_index);
-    sums = intersection_and_union(class_sums(logits, channels_last, source, s, classes), logits,
-                                  s.n, static_cast<int64_t>(classes.size()), per_image);
+    sums = intersection_and_union(class_sums(logits, channels_last, source, s, classes, bytes),
+                                  logits, s.n, static_cast<int64_t>(classes.size()), per_image);
   });
-  return {reduced_loss(sums, o, logits.scalar_type()), sums};
+  return {reduced_loss(sums, o, logits.scalar_type()), sums, labels};
 }
 
 // dL/d(probability) per image and class where it is (inside) and where it is not (outside) the
@@ -136,12 +145,12 @@ Tensor soft_iou_loss_backward(const Tensor& grad_loss, const Tensor& logits_, co
     auto* out = grad.mutable_data_ptr<T>();
     for_each_chunk(s, [&](const Chunk& chunk) {
       int32_t labels[kChunkPixels];
-      std::vector<T> scratch(2 * s.channels * kLanes);
+      const auto scratch = scratch_of<T>(2 * s.channels * kLanes);
       const int64_t row = per_image ? chunk.n * selected : 0;
       const auto view = logits_at(z, s, channels_last, chunk);
       source.fill(chunk, labels);
       kernels<T>().soft_iou_backward(view, chunk.count, labels, classes.data(), selected,
-                                     &slopes.inside[row], &slopes.outside[row], scratch.data(),
+                                     &slopes.inside[row], &slopes.outside[row], scratch.get(),
                                      out + (view.data - z));
     });
     source.throw_if_out_of_range();

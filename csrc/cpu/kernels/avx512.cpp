@@ -16,6 +16,7 @@ const Isa avx512_isa = {"avx512",
                         avx512::unpack_codes,
                         avx512::labels_from<int64_t>,
                         avx512::labels_from<uint8_t>,
+                        avx512::labels_to_uint8,
                         avx512::conv_table(),
                         avx512::table<float>(),
                         avx512::table<double>()};

@@ -1,5 +1,5 @@
-// Cross-entropy of a run of pixels: bound by the exponentials, one per logit forward and one
-// backward.
+// Cross-entropy of a run of pixels.  With the gradient in the same pass every logit is read once,
+// costs one exponential and is written once: near the speed of a copy.
 #pragma once
 #include <cstdint>
 
@@ -8,111 +8,232 @@
 
 namespace colorseg::cpu::COLORSEG_ISA {
 
-// First index of the largest logit, the first NaN if any: torch.argmax's rule.
-template <typename T>
-inline void argmax_of(const T* __restrict tile, int64_t channels, int32_t* __restrict index) {
-  T best[kLanes];
-  for (int64_t l = 0; l < kLanes; ++l) best[l] = tile[l], index[l] = 0;
-  for (int64_t c = 1; c < channels; ++c) {
+// Exponentials of logits within +-kPlain need no maximum taken off, and their sum stays far from
+// the ends of the range, so that the maximum costs no pass of its own.
+constexpr float kPlain = 40;
+
+// Adds the exponentials of kLines channels to sum, and stores them if kKeep.  `largest` collects
+// magnitudes.  Several channels at once, because sums go through memory in between.
+template <int kLines, bool kKeep, typename T, typename Bits>
+inline void add_exponentials(Block<const T> z, Block<T> e, int64_t c, T* __restrict sum,
+                             Bits* __restrict largest) {
+  const T* __restrict from[kLines];
+  T* __restrict to[kLines];
+  for (int j = 0; j < kLines; ++j) from[j] = z.line(c + j), to[j] = e.line(c + j);
+  for (int64_t l = 0; l < kLanes; ++l) {
+    T total = T(0);
+    Bits most = largest[l];
+#pragma GCC unroll 4
+    for (int j = 0; j < kLines; ++j) {
+      const T value = from[j][l], power = exp_bounded(value);
+      if (kKeep) to[j][l] = power;
+      total += power;
+      most = magnitude(value) > most ? magnitude(value) : most;
+    }
+    sum[l] += total;
+    largest[l] = most;
+  }
+}
+
+// sum[l] = sum_c exp(z_c - shift[l]), the terms in e if kKeep; the shift is 0 or the maximum.
+template <bool kKeep, typename T>
+inline void sum_exponentials(Block<const T> z, int64_t channels, Block<T> e, T* __restrict shift,
+                             T* __restrict sum) {
+  using Bits = decltype(magnitude(T()));
+  Bits largest[kLanes] = {}, any = 0;
+  for (int64_t l = 0; l < kLanes; ++l) sum[l] = shift[l] = T(0);
+  int64_t c = 0;
+  for (; c + 4 <= channels; c += 4) add_exponentials<4, kKeep>(z, e, c, sum, largest);
+  for (; c < channels; ++c) add_exponentials<1, kKeep>(z, e, c, sum, largest);
+  const Bits limit = magnitude(T(kPlain));
+  for (int64_t l = 0; l < kLanes; ++l) any |= largest[l] > limit;
+  if (!any) return;
+  max_of(z, channels, shift);
+  for (int64_t l = 0; l < kLanes; ++l) {
+    sum[l] = T(0);
+    shift[l] = largest[l] > limit ? shift[l] : T(0);  // a pixel's bits do not depend on others
+  }
+  for (c = 0; c < channels; ++c) {
+    const T* __restrict line = z.line(c);
+    T* __restrict to = e.line(c);
     for (int64_t l = 0; l < kLanes; ++l) {
-      const T z = tile[c * kLanes + l];
-      const bool better = !(z <= best[l]) & (best[l] == best[l]);
-      best[l] = better ? z : best[l];
-      index[l] = better ? int32_t(c) : index[l];
+      const T power = exp(line[l] - shift[l]);
+      if (kKeep) to[l] = power;
+      sum[l] += power;
     }
   }
 }
 
-// sum_c w_c z_c of each lane: what label smoothing needs beside the log-sum-exp.
+// Per lane of a block: d/dz_c = scale p_c - even w_c, and - hit at the label's channel.
 template <typename T>
-inline void weighted_sum_of(const T* __restrict tile, int64_t channels, const T* weight,
-                            T* __restrict sum) {
-  for (int64_t l = 0; l < kLanes; ++l) sum[l] = T(0);
-  for (int64_t c = 0; c < channels; ++c) {
-    const T w = weight ? weight[c] : T(1);
-    for (int64_t l = 0; l < kLanes; ++l) sum[l] += w * tile[c * kLanes + l];
+struct Slopes {
+  T scale[kLanes], hit[kLanes], even[kLanes];
+};
+
+template <typename T>
+inline void slopes_of(const int32_t* __restrict label, int64_t channels, int64_t lanes,
+                      const ClassWeights<T>& weights, const PixelGradient<T>& pixel,
+                      Slopes<T>& slopes) {
+  const T keep = T(1) - weights.smoothing, spread = weights.smoothing / T(channels);
+  T g[kLanes] = {};
+  for (int64_t l = 0; l < lanes; ++l) g[l] = pixel.each ? pixel.each[l] : pixel.common;
+  for (int64_t l = 0; l < kLanes; ++l) {
+    const T w = weights.weight && label[l] >= 0 ? weights.weight[label[l]] : T(1);
+    slopes.hit[l] = g[l] * keep * w;
+    slopes.even[l] = g[l] * spread;
+    slopes.scale[l] = slopes.hit[l] + slopes.even[l] * weights.total;
   }
 }
 
+// Takes `hit` off the label's channel: a line per lane, instead of a comparison per logit.
 template <typename T>
-inline void log_sum_exp_of(const T* __restrict tile, int64_t channels, T* __restrict result) {
-  T best[kLanes], sum[kLanes] = {};
-  max_of(tile, channels, best);
-  for (int64_t c = 0; c < channels; ++c) {
-    for (int64_t l = 0; l < kLanes; ++l) sum[l] += exp(tile[c * kLanes + l] - best[l]);
-  }
-  for (int64_t l = 0; l < kLanes; ++l) result[l] = best[l] + log(sum[l]);
+inline void subtract_at_label(Block<T> grad, const int32_t* __restrict label,
+                              const T* __restrict hit) {
+  for (int64_t l = 0; l < kLanes; ++l) grad.line(label[l] < 0 ? 0 : label[l])[l] -= hit[l];
 }
+
+// What label smoothing adds, and zeros where the label is ignored.
+template <typename T>
+inline void finish_gradient(Block<T> grad, int64_t channels, const int32_t* __restrict label,
+                            const ClassWeights<T>& weights, const Slopes<T>& slopes) {
+  for (int64_t c = 0; c < channels && weights.smoothing != T(0); ++c) {
+    const T w = weights.weight ? weights.weight[c] : T(1);
+    T* __restrict line = grad.line(c);
+    for (int64_t l = 0; l < kLanes; ++l) line[l] -= slopes.even[l] * w;
+  }
+  int32_t ignored = 0;
+  for (int64_t l = 0; l < kLanes; ++l) ignored |= label[l];
+  for (int64_t c = 0; c < channels && ignored < 0; ++c) {
+    T* __restrict line = grad.line(c);
+    for (int64_t l = 0; l < kLanes; ++l) line[l] = label[l] < 0 ? T(0) : line[l];
+  }
+}
+
+// Sums per lane over a run, so that they add up in the same order on every instruction set.
+template <typename T>
+struct LaneSums {
+  T loss[kLanes] = {}, weight[kLanes] = {};
+  int32_t valid[kLanes] = {}, correct[kLanes] = {};
+  CrossEntropySums total() const {
+    CrossEntropySums sums = {0, 0, 0, 0};
+    for (int64_t l = 0; l < kLanes; ++l) {
+      sums.loss += loss[l], sums.weight += weight[l];
+      sums.valid += valid[l], sums.correct += correct[l];
+    }
+    return sums;
+  }
+};
 
 // loss = (1 - s) w_y (lse - z_y) + s / C (W lse - sum_c w_c z_c), with smoothing s and W = sum_c
 // w_c
 template <typename T>
+inline void losses_of(Block<const T> z, int64_t channels, const int32_t* __restrict label,
+                      const ClassWeights<T>& weights, const T* __restrict lse, T* __restrict value,
+                      LaneSums<T>& sums) {
+  T w[kLanes];
+  for (int64_t l = 0; l < kLanes; ++l) {
+    const int32_t y = label[l] < 0 ? 0 : label[l];
+    w[l] = weights.weight ? weights.weight[y] : T(1);
+    value[l] = w[l] * (lse[l] - z.line(y)[l]);
+  }
+  if (weights.smoothing != T(0)) {
+    const T keep = T(1) - weights.smoothing, spread = weights.smoothing / T(channels);
+    T weighted[kLanes];
+    weighted_sum_of(z, channels, weights.weight, weighted);
+    for (int64_t l = 0; l < kLanes; ++l)
+      value[l] = keep * value[l] + spread * (weights.total * lse[l] - weighted[l]);
+  }
+  for (int64_t l = 0; l < kLanes; ++l) value[l] = label[l] < 0 ? T(0) : value[l];
+  for (int64_t l = 0; l < kLanes; ++l) sums.loss[l] += value[l];
+  for (int64_t l = 0; l < kLanes; ++l) sums.weight[l] += label[l] < 0 ? T(0) : w[l];
+  for (int64_t l = 0; l < kLanes; ++l) sums.valid[l] += label[l] >= 0;
+}
+
+// The gradient from the exponentials and their sums.
+template <typename T>
+inline void gradient_of(Block<T> e, const T* sum, Block<T> to, int64_t channels,
+                        const int32_t* label, const ClassWeights<T>& weights, Slopes<T>& slopes) {
+  // without smoothing scale is hit, and the tile is in the first cache, where the map need not be
+  if (weights.smoothing == T(0)) subtract_at_label(e, label, sum);
+  for (int64_t l = 0; l < kLanes; ++l) slopes.scale[l] /= sum[l];
+  for (int64_t c = 0; c < channels; ++c) {
+    const T* from = e.line(c);
+    T* line = to.line(c);  // may be `from`
+    for (int64_t l = 0; l < kLanes; ++l) line[l] = from[l] * slopes.scale[l];
+  }
+  if (weights.smoothing != T(0)) subtract_at_label(to, label, slopes.hit);
+  finish_gradient(to, channels, label, weights, slopes);
+}
+
+template <typename T>
 CrossEntropySums cross_entropy(Logits<T> logits, int64_t pixels, const int32_t* labels,
                                ClassWeights<T> weights, T* scratch, T* log_sum_exp, T* loss,
-                               int64_t* argmax) {
-  CrossEntropySums sums = {0, 0, 0, 0};
+                               int64_t* argmax, T common, T* grad) {
   const int64_t channels = logits.channels;
-  const T keep = T(1) - weights.smoothing, spread = weights.smoothing / T(channels);
-  T lse[kLanes], weighted[kLanes] = {};
-  int32_t index[kLanes];
+  const Block<T> e = {scratch + channels * kLanes, kLanes};
+  LaneSums<T> sums;
+  T shift[kLanes], sum[kLanes], lse[kLanes], value[kLanes];
+  int32_t tile[kLanes], index[kLanes];
   for (int64_t p = 0; p < pixels; p += kLanes) {
     const int64_t lanes = lanes_from(p, pixels);
-    load_tile(logits, p, lanes, scratch);
-    log_sum_exp_of(scratch, channels, lse);
-    if (weights.smoothing != T(0)) weighted_sum_of(scratch, channels, weights.weight, weighted);
-    if (argmax) argmax_of(scratch, channels, index);
-    for (int64_t l = 0; l < lanes; ++l) {
-      const int32_t y = labels[p + l];
-      log_sum_exp[p + l] = lse[l];
-      if (argmax) argmax[p + l] = index[l];
-      if (y < 0) {
-        loss[p + l] = T(0);
-        continue;
-      }
-      const T w = weights.weight ? weights.weight[y] : T(1);
-      T value = keep * w * (lse[l] - scratch[y * kLanes + l]);
-      if (weights.smoothing != T(0)) value += spread * (weights.total * lse[l] - weighted[l]);
-      loss[p + l] = value;
-      sums.loss += value;
-      sums.weight += w;
-      sums.valid += 1;
-      sums.correct += argmax && index[l] == y;
+    const Block<const T> z = block_of(logits, p, lanes, scratch);
+    const int32_t* __restrict label = labels_of(labels + p, lanes, tile);
+    if (grad) {
+      sum_exponentials<true>(z, channels, e, shift, sum);
+    } else {
+      sum_exponentials<false>(z, channels, e, shift, sum);
+    }
+    for (int64_t l = 0; l < kLanes; ++l) lse[l] = shift[l] + log(sum[l]);
+    losses_of(z, channels, label, weights, lse, value, sums);
+    for (int64_t l = 0; l < lanes; ++l) log_sum_exp[p + l] = lse[l];
+    for (int64_t l = 0; l < lanes && loss; ++l) loss[p + l] = value[l];
+    if (argmax) {
+      argmax_of(z, channels, index);
+      for (int64_t l = 0; l < lanes; ++l) argmax[p + l] = index[l];
+      for (int64_t l = 0; l < kLanes; ++l) sums.correct[l] += index[l] == label[l];
+    }
+    if (grad) {
+      Slopes<T> slopes;
+      slopes_of(label, channels, lanes, weights, PixelGradient<T>{nullptr, common}, slopes);
+      const Block<T> to = gradient_block(logits, p, lanes, grad, e.data);
+      gradient_of(e, sum, to, channels, label, weights, slopes);
+      store_block(logits, p, lanes, to, grad);
     }
   }
-  return sums;
+  return sums.total();
 }
 
 // d/dz_c = g ((1 - s) w_y (p_c - [c = y]) + s / C (W p_c - w_c)), and 0 where the label is ignored
 template <typename T>
 void cross_entropy_backward(Logits<T> logits, int64_t pixels, const int32_t* labels,
-                            ClassWeights<T> weights, const T* log_sum_exp, const T* grad_loss,
+                            ClassWeights<T> weights, const T* log_sum_exp, PixelGradient<T> pixel,
                             T* scratch, T* grad) {
   const int64_t channels = logits.channels;
-  const T keep = T(1) - weights.smoothing, spread = weights.smoothing / T(channels);
+  Slopes<T> slopes;
+  int32_t tile[kLanes];
   for (int64_t p = 0; p < pixels; p += kLanes) {
     const int64_t lanes = lanes_from(p, pixels);
-    T lse[kLanes] = {}, hit[kLanes] = {}, all[kLanes] = {}, even[kLanes] = {};
-    int32_t label[kLanes];
-    load_tile(logits, p, lanes, scratch);
-    load_labels(labels + p, lanes, label);
-    for (int64_t l = 0; l < lanes; ++l) {
-      if (label[l] < 0) continue;
-      lse[l] = log_sum_exp[p + l];
-      hit[l] = grad_loss[p + l] * keep * (weights.weight ? weights.weight[label[l]] : T(1));
-      even[l] = grad_loss[p + l] * spread;
-      all[l] = hit[l] + even[l] * weights.total;
-    }
+    const Block<const T> z = block_of(logits, p, lanes, scratch);
+    const Block<T> to = gradient_block(logits, p, lanes, grad, scratch + channels * kLanes);
+    T lse[kLanes] = {};
+    for (int64_t l = 0; l < lanes; ++l) lse[l] = log_sum_exp[p + l];
+    const int32_t* __restrict label = labels_of(labels + p, lanes, tile);
+    slopes_of(label, channels, lanes, weights,
+              PixelGradient<T>{pixel.each ? pixel.each + p : nullptr, pixel.common}, slopes);
     for (int64_t c = 0; c < channels; ++c) {
-      const T w = weights.weight ? weights.weight[c] : T(1);
-      T* __restrict z = scratch + c * kLanes;
-      for (int64_t l = 0; l < kLanes; ++l) {
-        const T target = (label[l] == c ? hit[l] : T(0)) + even[l] * w;
-        const T value = all[l] * exp(z[l] - lse[l]) - target;
-        z[l] = label[l] < 0 ? T(0) : value;
-      }
+      const T* __restrict from = z.line(c);
+      T* __restrict line = to.line(c);
+      for (int64_t l = 0; l < kLanes; ++l) line[l] = slopes.scale[l] * exp(from[l] - lse[l]);
     }
-    store_tile(logits, p, lanes, scratch, grad);
+    subtract_at_label(to, label, slopes.hit);
+    finish_gradient(to, channels, label, weights, slopes);
+    store_block(logits, p, lanes, to, grad);
   }
+}
+
+template <typename T>
+void scale(int64_t count, T factor, T* values) {
+  for (int64_t i = 0; i < count; ++i) values[i] *= factor;
 }
 
 }  // namespace colorseg::cpu::COLORSEG_ISA

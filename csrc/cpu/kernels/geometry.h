@@ -1,9 +1,9 @@
 // A convolution on flat maps: what the micro-kernels know of shapes.
 //
-// A channel of a map is stored as one line of positions: row after row, the images of a piece side by
-// side in each, with zeros behind each image's part of a row, so that a tap of the kernel is a
+// A channel of a map is stored as one line of positions: row after row, the images of a piece side
+// by side in each, with zeros behind each image's part of a row, so that a tap of the kernel is a
 // constant distance between positions and borders need no branch.  A map that is read or written at
-// stride 2 is split into 2 x 2 phases (even and odd rows and columns), each a line of its own.  Then
+// stride 2 is split into 2 x 2 phases (even and odd rows and columns), each a line of its own. Then
 // every convolution is one bilinear form with a list of taps (e.g. 9 of a 3x3 kernel):
 //   forward          y[tap.y_phase][p] += w[tap.weight] * x[tap.x_phase][p + tap.offset]
 //   data gradient    x[tap.x_phase][p] += w[tap.weight] * y[tap.y_phase][p - tap.offset]

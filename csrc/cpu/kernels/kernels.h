@@ -51,6 +51,13 @@ struct ClassWeights {
   T total, smoothing;
 };
 
+// dL/d(loss of a pixel): an entry per pixel, or the same for all where `each` is null.
+template <typename T>
+struct PixelGradient {
+  const T* each;
+  T common;
+};
+
 template <typename T>
 struct Kernels {
   // 2x2 resampling
@@ -74,11 +81,16 @@ struct Kernels {
   // kLanes]
   void (*nearest_color)(int64_t pixels, const T* red, const T* green, const T* blue,
                         const T* palette, int64_t colors, int32_t* labels);
+  void (*nearest_color_bytes)(int64_t pixels, const uint8_t* red, const uint8_t* green,
+                              const uint8_t* blue, const T* palette, int64_t colors,
+                              int32_t* labels);
+  // loss, argmax and grad may be null; grad is dL/d(logits) if dL/d(loss of a pixel) is `common`
   CrossEntropySums (*cross_entropy)(Logits<T>, int64_t pixels, const int32_t* labels,
                                     ClassWeights<T>, T* scratch, T* log_sum_exp, T* loss,
-                                    int64_t* argmax);
+                                    int64_t* argmax, T common, T* grad);
   void (*cross_entropy_backward)(Logits<T>, int64_t pixels, const int32_t* labels, ClassWeights<T>,
-                                 const T* log_sum_exp, const T* grad_loss, T* scratch, T* grad);
+                                 const T* log_sum_exp, PixelGradient<T>, T* scratch, T* grad);
+  void (*scale)(int64_t count, T factor, T* values);  // in place
   // sums is [selected][3]: intersection, probability, target; scratch additionally [2 * selected *
   // kLanes]
   void (*soft_iou_sums)(Logits<T>, int64_t pixels, const int32_t* labels, const int64_t* classes,
@@ -126,6 +138,7 @@ struct Isa {
                                int64_t ignore, int32_t* labels);
   int64_t (*labels_from_uint8)(int64_t pixels, const uint8_t* target, int64_t classes,
                                int64_t ignore, int32_t* labels);
+  void (*labels_to_uint8)(int64_t pixels, const int32_t* labels, uint8_t* bytes);  // -1 is 255
   ConvKernels conv;
   Kernels<float> f32;
   Kernels<double> f64;

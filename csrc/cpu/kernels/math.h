@@ -1,4 +1,4 @@
-// exp and log that the compiler can vectorise.  float: Cephes polynomials, errors measured in
+// exp and log that the compiler can vectorise.  float: polynomials, errors measured in
 // tests/test_color_cross_entropy.py; double: the C library, for gradient checks rather than speed.
 #pragma once
 #include <cstdint>
@@ -28,23 +28,54 @@ inline uint32_t to_bits(float x) {
   return bits;
 }
 
-// exp(x) = 2^n exp(r), |r| <= ln(2)/2.  Flushes results below the smallest normal number to 0.
-inline float exp(float x) {
-  constexpr float kLow = -87.33654f, kHigh = 88.37626f, kRound = 12582912.f;  // 1.5 * 2^23
-  float clamped = x < kLow ? kLow : x;  // comparisons are written so that NaN passes through
-  clamped = clamped > kHigh ? kHigh : clamped;
-  const float shifted = fma(clamped, 1.44269504f, kRound);  // n sits in the low bits
+// exp(x) = 2^n p with p = exp(r), |r| <= ln(2)/2, by a minimax polynomial 3e-9 off.
+struct Power {
+  float p;
+  uint32_t n;  // as the exponent bits of a float
+};
+
+inline Power power_of(float x) {
+  constexpr float kRound = 12582912.f;                // 1.5 * 2^23
+  const float shifted = fma(x, 1.44269504f, kRound);  // n sits in the low bits
   const float n = shifted - kRound;
-  const float r = fma(n, 2.12194440e-4f, fma(n, -0.693359375f, clamped));
-  float p = 1.9875691500e-4f;
-  p = fma(p, r, 1.3981999507e-3f);
-  p = fma(p, r, 8.3334519073e-3f);
-  p = fma(p, r, 4.1665795894e-2f);
-  p = fma(p, r, 1.6666665459e-1f);
-  p = fma(p, r, 5.0000001201e-1f);
-  p = fma(p, r * r, r) + 1.f;
-  const float y = p * from_bits((to_bits(shifted) << 23) + 0x3f800000u);
-  return x < kLow ? 0.f : y;
+  const float r = fma(n, 2.12194440e-4f, fma(n, -0.693359375f, x));
+  float p = 1.38140819e-3f;
+  p = fma(p, r, 8.36874545e-3f);
+  p = fma(p, r, 4.16683890e-2f);
+  p = fma(p, r, 1.66665211e-1f);
+  p = fma(p, r, 4.99999940e-1f);
+  p = fma(p, r, 1.f);
+  p = fma(p, r, 1.f);
+  return {p, to_bits(shifted) << 23};
+}
+
+// exp(x) for |x| <= 87: no test, no product.
+inline float exp_bounded(float x) {
+  const Power y = power_of(x);
+  return from_bits(to_bits(y.p) + y.n);
+}
+
+// exp(x) for x <= 87 and NaN.  Flushes results below the smallest normal number to 0.
+inline float exp(float x) {
+  constexpr float kLow = -87.f;
+  const Power y = power_of(x < kLow ? kLow : x);  // written so that NaN passes through
+  return x < kLow ? 0.f : y.p * from_bits(y.n + 0x3f800000u);
+}
+
+// exp(x) of the nearest x whose exponential and its inverse are far from the ends of the range.
+inline float exp_clamped(float x) {
+  constexpr float kEnd = 80;
+  const float low = x < -kEnd ? -kEnd : x;
+  const Power y = power_of(low > kEnd ? kEnd : low);
+  return y.p * from_bits(y.n + 0x3f800000u);
+}
+
+// The bits of |x|, ordered as |x| is, with infinity and NaN above every number.
+inline int32_t magnitude(float x) { return static_cast<int32_t>(to_bits(x) & 0x7fffffffu); }
+inline int64_t magnitude(double x) {
+  int64_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits & INT64_MAX;
 }
 
 // log of a positive normal number; +inf and NaN pass through.
@@ -69,7 +100,9 @@ inline float log(float x) {
   return x < __builtin_inff() ? y : x;
 }
 
+inline double exp_bounded(double x) { return __builtin_exp(x); }
 inline double exp(double x) { return __builtin_exp(x); }
+inline double exp_clamped(double x) { return __builtin_exp(x < -700 ? -700 : x > 700 ? 700 : x); }
 inline double log(double x) { return __builtin_log(x); }
 
 }  // namespace colorseg::cpu::COLORSEG_ISA

@@ -10,6 +10,7 @@ const Isa scalar_isa = {"scalar",
                         scalar::unpack_codes,
                         scalar::labels_from<int64_t>,
                         scalar::labels_from<uint8_t>,
+                        scalar::labels_to_uint8,
                         scalar::conv_table(),
                         scalar::table<float>(),
                         scalar::table<double>()};

@@ -15,7 +15,7 @@ namespace colorseg::cpu::COLORSEG_ISA {
 
 template <typename T>
 constexpr Kernels<T> table() {
-  return {maxpool2<T>,
+  return {maxpool2<T>,  // in the order of kernels.h
           maxpool2_backward<T>,
           upsample2<T>,
           upsample2_backward<T>,
@@ -24,8 +24,10 @@ constexpr Kernels<T> table() {
           backward_sums<T>,
           backward_apply<T>,
           nearest_color<T>,
+          nearest_color_bytes<T>,
           cross_entropy<T>,
           cross_entropy_backward<T>,
+          scale<T>,
           soft_iou_sums<T>,
           soft_iou_backward<T>};
 }
