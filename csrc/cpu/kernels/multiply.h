@@ -23,6 +23,8 @@ inline int64_t block_at(int64_t channel, int64_t channels) {
   return block;
 }
 
+constexpr float kNoBias[8] = {};
+
 // What one tile reads and writes: `taps` offsets per input channel, weights [input][tap][block].
 struct TileArguments {
   const float* in;
@@ -44,7 +46,13 @@ void multiply_tile(const TileArguments& a) {
   const float *in = a.in, *w = a.weights;
   for (int64_t first = 0; first < a.in_channels; first += segment) {
     const int64_t left = a.in_channels - first, count = left < segment ? left : segment;
-    Vector sum[kChannels][kVectorCount] = {};
+    Vector sum[kChannels][kVectorCount];
+#pragma GCC unroll 8
+    for (int o = 0; o < kChannels; ++o) {
+      const Vector start = first == 0 ? broadcast(a.bias[o]) : Vector{};
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectorCount; ++v) sum[o][v] = start;
+    }
     for (int64_t c = 0; c < count; ++c, in += a.in_channel_stride) {
       for (int64_t t = 0; t < a.taps; ++t, w += kChannels) {
         const float* at = in + a.offsets[t];
@@ -59,14 +67,19 @@ void multiply_tile(const TileArguments& a) {
         }
       }
     }
+    if (first > 0) {
+#pragma GCC unroll 8
+      for (int o = 0; o < kChannels; ++o) {
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectorCount; ++v)
+          sum[o][v] += load(a.out + o * a.out_channel_stride + v * kWidth);
+      }
+    }
 #pragma GCC unroll 8
     for (int o = 0; o < kChannels; ++o) {
-      const Vector bias = a.bias ? broadcast(a.bias[o]) : Vector{};
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectorCount; ++v) {
-        float* to = a.out + o * a.out_channel_stride + v * kWidth;
-        store(to, sum[o][v] + (first == 0 ? bias : load(to)));
-      }
+      for (int v = 0; v < kVectorCount; ++v)
+        store(a.out + o * a.out_channel_stride + v * kWidth, sum[o][v]);
     }
   }
 }
@@ -124,7 +137,7 @@ inline void multiply(const FlatMap& in, const TapTable& taps, const float* weigh
         float* to = out.data + o * out.channel_stride + phase * out.phase_stride + p;
         multiply_block(block, vectors,
                        {in.data + p, in.channels, in.channel_stride, taps.offset.data() + first,
-                        count, w, start ? start + o : nullptr, to, out.channel_stride});
+                        count, w, start ? start + o : kNoBias, to, out.channel_stride});
         w += block * in.channels * count;
         o += block;
       }

@@ -99,7 +99,7 @@ inline void winograd(const FlatMap& in, const Patch& patch, const float* packed,
       const int64_t block = block_at(o, out.channels), size = block * kTile;
       for (int64_t i = 0; i < 16; ++i, w += in.channels * block) {
         multiply_block(block, vectors,
-                       {scratch + i * plane, in.channels, kTile, &here, 1, w, nullptr,
+                       {scratch + i * plane, in.channels, kTile, &here, 1, w, kNoBias,
                         products + i * size, kTile});
       }
       for (int64_t j = 0; j < block; ++j) {
