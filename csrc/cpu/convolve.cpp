@@ -7,10 +7,12 @@ namespace {
 
 constexpr int64_t kPiecePositions = 1100;    // a flat map of 24 channels takes 100 KB, a part of L2
 constexpr int64_t kAlign = 16, kSlack = 64;  // floats; products write up to 48 more than asked for
-constexpr int64_t kChunks = 32;              // partial sums of a weight gradient
 constexpr int64_t kMaxChannels = 256, kMaxWeights = 1 << 20;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+float* first_aligned(float* at) {
+  return at + (kAlign - reinterpret_cast<uintptr_t>(at) / sizeof(float) % kAlign) % kAlign;
+}
 int64_t aligned(int64_t count) { return divide_up(count, kAlign) * kAlign; }
 
 bool winograd_wins(const Convolution& c, int64_t x_channels, int64_t y_channels) {
@@ -50,8 +52,7 @@ void make_room(const ConvPlan& p, bool backward, ConvScratch& s) {
       aligned(lines * (std::max(g.columns.x_size, g.columns.y_size) + 1) + kSlack);
   s.storage.resize(
       std::max<size_t>(s.storage.size(), x + y + std::max(x, y) + winograd + 3 * plane + kAlign));
-  float* at = s.storage.data();
-  at += (kAlign - reinterpret_cast<uintptr_t>(at) / sizeof(float) % kAlign) % kAlign;
+  float* at = first_aligned(s.storage.data());
   const auto flat = [&](int64_t channels, int64_t phases, int64_t size) {
     const FlatMap map{at + p.margin, channels, phases * p.length, p.length};
     at += size;
@@ -159,6 +160,48 @@ std::vector<float> pack_adjoint(const ConvPlan& p, const float* weight, int64_t 
   return packed;
 }
 
+// Pieces whose weight gradients are added up one after the other; their sums are added up in double.
+// The number depends on shapes alone, so that results do not depend on the number of threads.
+int64_t chunk_count(const ConvPlan& p) {
+  constexpr int64_t kLeast = 8, kMost = 32, kPieces = 6;
+  return std::min(p.pieces, std::clamp(p.pieces / kPieces, kLeast, kMost));
+}
+
+// The weight gradient of one chunk.
+class Correlation {
+ public:
+  explicit Correlation(const ConvPlan& p)
+      : plan_(p),
+        swapped_(p.geometry.x_phases() < p.geometry.y_phases()),
+        groups_(correlate_groups(p.geometry, swapped_, p.length, p.length)),
+        size_(isa().conv.correlation_size(a_channels(), b_channels(), groups_)) {}
+
+  void start(ConvScratch& s) const {
+    s.partial.resize(std::max<size_t>(s.partial.size(), size_));
+    std::fill_n(s.partial.begin(), size_, 0.0f);
+  }
+
+  void add(int64_t positions, ConvScratch& s) const {
+    isa().conv.correlate(swapped_ ? s.x : s.y, swapped_ ? s.y : s.x, groups_, positions,
+                         s.partial.data());
+  }
+
+  void finish(const ConvScratch& s, float* gradient) const {
+    isa().conv.finish_correlation(a_channels(), b_channels(), groups_, s.partial.data(), gradient,
+                                  swapped_ ? plan_.in_stride : plan_.out_stride,
+                                  swapped_ ? plan_.out_stride : plan_.in_stride);
+  }
+
+ private:
+  int64_t a_channels() const { return swapped_ ? plan_.x_channels : plan_.y_channels; }
+  int64_t b_channels() const { return swapped_ ? plan_.y_channels : plan_.x_channels; }
+
+  const ConvPlan& plan_;
+  bool swapped_;
+  std::vector<TapGroup> groups_;
+  int64_t size_;
+};
+
 }  // namespace
 
 Piece ConvPlan::piece(int64_t index) const {
@@ -263,15 +306,15 @@ void convolve_backward(const ConvPlan& p, const Sources& sources, const float* w
   const TapTable taps = adjoint_taps(g, p.length);
   const int64_t around[2] = {2 - p.shape.padding[0], 2 - p.shape.padding[1]};
   const Patch patch = winograd_patch(around, g.row, p.length);
-  const bool swapped = g.x_phases() < g.y_phases();
-  const std::vector<TapGroup> groups = correlate_groups(g, swapped, p.length, p.length);
-  const int64_t chunks = std::min(kChunks, p.pieces);
+  const Correlation correlation(p);
+  const int64_t chunks = chunk_count(p);
   std::vector<float> weight_sums(wanted.grad_weight ? chunks * p.weight_count() : 0);
   std::vector<double> bias_sums(wanted.grad_bias ? chunks * p.y_channels : 0);
   torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
     ConvScratch& s = scratch_of(p, true);
     const FlatMap x = result_map(p, s, wanted.x_channels, g.x_phases());
     for (int64_t chunk = begin; chunk < end; ++chunk) {
+      if (wanted.grad_weight) correlation.start(s);
       for (int64_t i = chunk * p.pieces / chunks; i < (chunk + 1) * p.pieces / chunks; ++i) {
         const Piece piece = p.piece(i);
         place_gradient(p, piece, gradient,
@@ -279,11 +322,7 @@ void convolve_backward(const ConvPlan& p, const Sources& sources, const float* w
         const int64_t positions = g.positions(piece.rows);
         if (wanted.grad_weight) {
           place_x(p, piece, sources, s.x);
-          float* sums = &weight_sums[chunk * p.weight_count()];
-          if (swapped)
-            isa().conv.correlate(s.x, s.y, groups, positions, sums, p.in_stride, p.out_stride);
-          else
-            isa().conv.correlate(s.y, s.x, groups, positions, sums, p.out_stride, p.in_stride);
+          correlation.add(positions, s);
         }
         if (wanted.x_channels == 0) continue;
         if (p.winograd)
@@ -292,6 +331,7 @@ void convolve_backward(const ConvPlan& p, const Sources& sources, const float* w
           isa().conv.multiply(s.y, taps, packed.data(), nullptr, false, positions, x);
         finish(piece, PieceResult(p, piece, x, true), s);
       }
+      if (wanted.grad_weight) correlation.finish(s, &weight_sums[chunk * p.weight_count()]);
     }
   });
   for (int64_t i = 0; wanted.grad_weight && i < p.weight_count(); ++i) {

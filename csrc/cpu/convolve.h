@@ -78,6 +78,7 @@ struct ConvScratch {
   FlatMap x, y, result;  // result: of the product, of y's or x's shape
   float *winograd, *plane[3];
   std::vector<int32_t> codes;
+  std::vector<float> partial;  // sums of a weight gradient
 };
 
 // The result of one piece, before it leaves the cache.

@@ -11,8 +11,9 @@ namespace colorseg::cpu::COLORSEG_ISA {
 
 template <int kChannels, int kTaps>
 void correlate_tile(const float* a, int64_t a_stride, const float* b, const TapGroup& group,
-                    int64_t positions, float* sums) {
-  Vector sum[kChannels * kTaps] = {};
+                    int64_t positions, float* partial) {
+  constexpr int kSums = kChannels * kTaps;
+  Vector sum[kSums] = {};
   const auto step = [&](const float* a_at, const float* const* b_at, int64_t p, Indices mask) {
     Vector right[kTaps];
 #pragma GCC unroll 4
@@ -36,52 +37,99 @@ void correlate_tile(const float* a, int64_t a_stride, const float* b, const TapG
     // what lies behind the last position must not count
     if (whole < positions) step(a_at, b_at, whole, rest);
   }
-  constexpr int kSums = kChannels * kTaps;
-#pragma GCC unroll 4
-  for (int first = 0; first < kSums; first += kWidth) {
-    Vector lanes[kWidth] = {};
-#pragma GCC unroll 16
-    for (int i = 0; i < kWidth; ++i) lanes[i] = first + i < kSums ? sum[first + i] : Vector{};
-    store(sums + first, sums_of_lanes(lanes));
+#pragma GCC unroll 8
+  for (int first = 0; first < kSums; first += 4) {
+    const Vector zero{};
+    const Vector four[4] = {sum[first], first + 1 < kSums ? sum[first + 1] : zero,
+                            first + 2 < kSums ? sum[first + 2] : zero,
+                            first + 3 < kSums ? sum[first + 3] : zero};
+    float* to = partial + first * kQuarter;
+    store(to, load(to) + quarter_sums(four));
   }
+}
+
+// Floats of the partial sums of a tile.
+inline int64_t partial_size(int64_t channels, int64_t taps) {
+  return (channels * taps + 3) / 4 * kWidth;
+}
+
+inline float whole_sum(const float* partial, int64_t index) {
+  float sum = 0;
+  for (int64_t i = 0; i < kQuarter; ++i) sum += partial[index * kQuarter + i];
+  return sum;
 }
 
 template <int kChannels>
 void correlate_taps(const float* a, int64_t a_stride, const float* b, const TapGroup& group,
-                    int64_t positions, float* sums) {
+                    int64_t positions, float* partial) {
   switch (group.taps) {
     case 3:
-      return correlate_tile<kChannels, 3>(a, a_stride, b, group, positions, sums);
+      return correlate_tile<kChannels, 3>(a, a_stride, b, group, positions, partial);
     case 2:
-      return correlate_tile<kChannels, 2>(a, a_stride, b, group, positions, sums);
+      return correlate_tile<kChannels, 2>(a, a_stride, b, group, positions, partial);
     default:
-      return correlate_tile<kChannels, 1>(a, a_stride, b, group, positions, sums);
+      return correlate_tile<kChannels, 1>(a, a_stride, b, group, positions, partial);
   }
 }
 
-// gradient[i * a_stride + j * b_stride + weight] += sum over positions of a[i] * b[j].
-inline void correlate(const FlatMap& a, const FlatMap& b, const std::vector<TapGroup>& groups,
-                      int64_t positions, float* gradient, int64_t a_stride, int64_t b_stride) {
-  float sums[kBlock * kGroupTaps + kWidth];
-  for (int64_t i = 0; i < a.channels;) {
-    const int64_t block = block_at(i, a.channels);
-    const float* left = a.data + i * a.channel_stride;
-    for (int64_t j = 0; j < b.channels; ++j) {
-      const float* right = b.data + j * b.channel_stride;
+inline void correlate_block(int64_t block, const float* a, int64_t a_stride, const float* b,
+                            const TapGroup& group, int64_t positions, float* partial) {
+  switch (block) {
+    case 8: return correlate_taps<8>(a, a_stride, b, group, positions, partial);
+    case 4: return correlate_taps<4>(a, a_stride, b, group, positions, partial);
+    case 2: return correlate_taps<2>(a, a_stride, b, group, positions, partial);
+    default: return correlate_taps<1>(a, a_stride, b, group, positions, partial);
+  }
+}
+
+// Calls body(channel of a, block, channel of b, group, place in the partial sums) for every tile.
+template <typename Body>
+inline int64_t for_each_correlation(int64_t a_channels, int64_t b_channels,
+                                    const std::vector<TapGroup>& groups, Body body) {
+  int64_t at = 0;
+  for (int64_t i = 0; i < a_channels; i += block_at(i, a_channels)) {
+    const int64_t block = block_at(i, a_channels);
+    for (int64_t j = 0; j < b_channels; ++j) {
       for (const TapGroup& group : groups) {
-        const auto tile = block == 8   ? correlate_taps<8>
-                          : block == 4 ? correlate_taps<4>
-                          : block == 2 ? correlate_taps<2>
-                                       : correlate_taps<1>;
-        tile(left, a.channel_stride, right, group, positions, sums);
-        for (int64_t o = 0; o < block; ++o) {
-          float* to = gradient + (i + o) * a_stride + j * b_stride;
-          for (int64_t t = 0; t < group.taps; ++t) to[group.weight[t]] += sums[o * group.taps + t];
-        }
+        body(i, block, j, group, at);
+        at += partial_size(block, group.taps);
       }
     }
-    i += block;
   }
+  return at;
+}
+
+// Floats of partial sums that correlate adds to.
+inline int64_t correlation_size(int64_t a_channels, int64_t b_channels,
+                                const std::vector<TapGroup>& groups) {
+  return for_each_correlation(a_channels, b_channels, groups,
+                              [](int64_t, int64_t, int64_t, const TapGroup&, int64_t) {});
+}
+
+// Adds the products of a[i] and b[j] over `positions` to partial sums.
+inline void correlate(const FlatMap& a, const FlatMap& b, const std::vector<TapGroup>& groups,
+                      int64_t positions, float* partial) {
+  for_each_correlation(
+      a.channels, b.channels, groups,
+      [&](int64_t i, int64_t block, int64_t j, const TapGroup& group, int64_t at) {
+        correlate_block(block, a.data + i * a.channel_stride, a.channel_stride,
+                        b.data + j * b.channel_stride, group, positions, partial + at);
+      });
+}
+
+// gradient[i * a_stride + j * b_stride + weight] = the sum that partial sums stand for.
+inline void finish_correlation(int64_t a_channels, int64_t b_channels,
+                               const std::vector<TapGroup>& groups, const float* partial,
+                               float* gradient, int64_t a_stride, int64_t b_stride) {
+  for_each_correlation(
+      a_channels, b_channels, groups,
+      [&](int64_t i, int64_t block, int64_t j, const TapGroup& group, int64_t at) {
+        for (int64_t o = 0; o < block; ++o) {
+          float* to = gradient + (i + o) * a_stride + j * b_stride;
+          for (int64_t t = 0; t < group.taps; ++t)
+            to[group.weight[t]] = whole_sum(partial + at, o * group.taps + t);
+        }
+      });
 }
 
 }  // namespace colorseg::cpu::COLORSEG_ISA

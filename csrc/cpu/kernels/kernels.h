@@ -114,8 +114,14 @@ struct ConvKernels {
   int64_t (*winograd_scratch)(int64_t in_channels);
   void (*winograd)(const FlatMap& in, const Patch&, const float* packed, const float* bias,
                    int64_t positions, const FlatMap& out, float* scratch);
+  // weight gradients: correlate adds to partial sums, which finish turns into the gradient
+  int64_t (*correlation_size)(int64_t a_channels, int64_t b_channels,
+                              const std::vector<TapGroup>&);
   void (*correlate)(const FlatMap& a, const FlatMap& b, const std::vector<TapGroup>&,
-                    int64_t positions, float* gradient, int64_t a_stride, int64_t b_stride);
+                    int64_t positions, float* partial);
+  void (*finish_correlation)(int64_t a_channels, int64_t b_channels, const std::vector<TapGroup>&,
+                             const float* partial, float* gradient, int64_t a_stride,
+                             int64_t b_stride);
   void (*place)(const float* from, int64_t height, int64_t width, int64_t first, int64_t last,
                 const Activation&, const Lines& to);
   void (*collect)(const Lines& from, int64_t height, int64_t width, bool box, float* to);

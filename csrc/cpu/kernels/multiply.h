@@ -46,13 +46,7 @@ void multiply_tile(const TileArguments& a) {
   const float *in = a.in, *w = a.weights;
   for (int64_t first = 0; first < a.in_channels; first += segment) {
     const int64_t left = a.in_channels - first, count = left < segment ? left : segment;
-    Vector sum[kChannels][kVectorCount];
-#pragma GCC unroll 8
-    for (int o = 0; o < kChannels; ++o) {
-      const Vector start = first == 0 ? broadcast(a.bias[o]) : Vector{};
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectorCount; ++v) sum[o][v] = start;
-    }
+    Vector sum[kChannels][kVectorCount] = {};
     for (int64_t c = 0; c < count; ++c, in += a.in_channel_stride) {
       for (int64_t t = 0; t < a.taps; ++t, w += kChannels) {
         const float* at = in + a.offsets[t];
@@ -67,13 +61,17 @@ void multiply_tile(const TileArguments& a) {
         }
       }
     }
-    if (first > 0) {
 #pragma GCC unroll 8
-      for (int o = 0; o < kChannels; ++o) {
+    for (int o = 0; o < kChannels && first == 0; ++o) {
+      const Vector bias = broadcast(a.bias[o]);
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectorCount; ++v)
-          sum[o][v] += load(a.out + o * a.out_channel_stride + v * kWidth);
-      }
+      for (int v = 0; v < kVectorCount; ++v) sum[o][v] += bias;
+    }
+#pragma GCC unroll 8
+    for (int o = 0; o < kChannels && first > 0; ++o) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectorCount; ++v)
+        sum[o][v] += load(a.out + o * a.out_channel_stride + v * kWidth);
     }
 #pragma GCC unroll 8
     for (int o = 0; o < kChannels; ++o) {

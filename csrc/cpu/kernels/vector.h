@@ -85,17 +85,13 @@ inline void for_each_vector(int64_t count, Body body) {
   if (i < count) body(count - kWidth);
 }
 
-// Lane i of the result is the sum of the lanes of v[i]; v has kWidth vectors and is overwritten.
-inline Vector sums_of_lanes(Vector* v) {
-#pragma GCC unroll 4
-  for (int count = kWidth; count > 1; count /= 2) {
-#pragma GCC unroll 8
-    for (int i = 0; i < count / 2; ++i) {
-      const Vector left = v[2 * i], right = v[2 * i + 1];
-      v[i] = even_lanes(left, right) + odd_lanes(left, right);
-    }
-  }
-  return v[0];
+// Adds up lanes until a quarter of them is left: four vectors become one, in which kWidth / 4 lanes
+// each belong to v[0], v[1], v[2] and v[3].
+inline Vector quarter_sums(const Vector* v) {
+  const Vector left = even_lanes(v[0], v[1]) + odd_lanes(v[0], v[1]);
+  const Vector right = even_lanes(v[2], v[3]) + odd_lanes(v[2], v[3]);
+  return even_lanes(left, right) + odd_lanes(left, right);
 }
+constexpr int kQuarter = kWidth / 4;
 
 }  // namespace colorseg::cpu::COLORSEG_ISA
