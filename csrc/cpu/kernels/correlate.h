@@ -75,10 +75,14 @@ void correlate_taps(const float* a, int64_t a_stride, const float* b, const TapG
 inline void correlate_block(int64_t block, const float* a, int64_t a_stride, const float* b,
                             const TapGroup& group, int64_t positions, float* partial) {
   switch (block) {
-    case 8: return correlate_taps<8>(a, a_stride, b, group, positions, partial);
-    case 4: return correlate_taps<4>(a, a_stride, b, group, positions, partial);
-    case 2: return correlate_taps<2>(a, a_stride, b, group, positions, partial);
-    default: return correlate_taps<1>(a, a_stride, b, group, positions, partial);
+    case 8:
+      return correlate_taps<8>(a, a_stride, b, group, positions, partial);
+    case 4:
+      return correlate_taps<4>(a, a_stride, b, group, positions, partial);
+    case 2:
+      return correlate_taps<2>(a, a_stride, b, group, positions, partial);
+    default:
+      return correlate_taps<1>(a, a_stride, b, group, positions, partial);
   }
 }
 
@@ -109,27 +113,26 @@ inline int64_t correlation_size(int64_t a_channels, int64_t b_channels,
 // Adds the products of a[i] and b[j] over `positions` to partial sums.
 inline void correlate(const FlatMap& a, const FlatMap& b, const std::vector<TapGroup>& groups,
                       int64_t positions, float* partial) {
-  for_each_correlation(
-      a.channels, b.channels, groups,
-      [&](int64_t i, int64_t block, int64_t j, const TapGroup& group, int64_t at) {
-        correlate_block(block, a.data + i * a.channel_stride, a.channel_stride,
-                        b.data + j * b.channel_stride, group, positions, partial + at);
-      });
+  for_each_correlation(a.channels, b.channels, groups,
+                       [&](int64_t i, int64_t block, int64_t j, const TapGroup& group, int64_t at) {
+                         correlate_block(block, a.data + i * a.channel_stride, a.channel_stride,
+                                         b.data + j * b.channel_stride, group, positions,
+                                         partial + at);
+                       });
 }
 
 // gradient[i * a_stride + j * b_stride + weight] = the sum that partial sums stand for.
 inline void finish_correlation(int64_t a_channels, int64_t b_channels,
                                const std::vector<TapGroup>& groups, const float* partial,
                                float* gradient, int64_t a_stride, int64_t b_stride) {
-  for_each_correlation(
-      a_channels, b_channels, groups,
-      [&](int64_t i, int64_t block, int64_t j, const TapGroup& group, int64_t at) {
-        for (int64_t o = 0; o < block; ++o) {
-          float* to = gradient + (i + o) * a_stride + j * b_stride;
-          for (int64_t t = 0; t < group.taps; ++t)
-            to[group.weight[t]] = whole_sum(partial + at, o * group.taps + t);
-        }
-      });
+  for_each_correlation(a_channels, b_channels, groups,
+                       [&](int64_t i, int64_t block, int64_t j, const TapGroup& group, int64_t at) {
+                         for (int64_t o = 0; o < block; ++o) {
+                           float* to = gradient + (i + o) * a_stride + j * b_stride;
+                           for (int64_t t = 0; t < group.taps; ++t)
+                             to[group.weight[t]] = whole_sum(partial + at, o * group.taps + t);
+                         }
+                       });
 }
 
 }  // namespace colorseg::cpu::COLORSEG_ISA

@@ -115,8 +115,7 @@ struct ConvKernels {
   void (*winograd)(const FlatMap& in, const Patch&, const float* packed, const float* bias,
                    int64_t positions, const FlatMap& out, float* scratch);
   // weight gradients: correlate adds to partial sums, which finish turns into the gradient
-  int64_t (*correlation_size)(int64_t a_channels, int64_t b_channels,
-                              const std::vector<TapGroup>&);
+  int64_t (*correlation_size)(int64_t a_channels, int64_t b_channels, const std::vector<TapGroup>&);
   void (*correlate)(const FlatMap& a, const FlatMap& b, const std::vector<TapGroup>&,
                     int64_t positions, float* partial);
   void (*finish_correlation)(int64_t a_channels, int64_t b_channels, const std::vector<TapGroup>&,

@@ -15,51 +15,59 @@ inline T activate(T x, T center, T scale, T offset) {
   return kRelu ? (x < T{} ? T{} : x) : x;  // keeps NaN
 }
 
-// odd: null where the columns are not split.
-template <bool kAffine, bool kRelu>
-void place_line(const float* from, int64_t width, const Activation& a, float* even, float* odd) {
+// Places lines first .. last - 1 of a map of `height` dense lines; lines outside it become zeros.
+// kStep: 2 where lines and columns are split into phases.
+template <bool kAffine, bool kRelu, int kStep>
+void place_lines(const float* map, int64_t height, int64_t width, int64_t first, int64_t last,
+                 const Activation& a, const Lines& to) {
   const Vector center = broadcast(a.center), scale = broadcast(a.scale),
                offset = broadcast(a.offset);
-  const auto vector = [&](int64_t x) {
-    return activate<kAffine, kRelu>(load(from + x), center, scale, offset);
-  };
-  const auto scalar = [&](int64_t x) {
-    return activate<kAffine, kRelu>(from[x], a.center, a.scale, a.offset);
-  };
-  if (odd == nullptr) {
-    if (width >= kWidth)
-      return for_each_vector(width, [&](int64_t x) { store(even + x, vector(x)); });
-    for (int64_t x = 0; x < width; ++x) even[x] = scalar(x);
-    return;
+  const int64_t columns = width / kStep;  // of the narrower phase
+  for (int64_t y = first; y < last; ++y) {
+    const int64_t row = y >> (kStep - 1);  // rounds down, also in front of line 0
+    float* even = to.data + row * to.pitch + (y - row * kStep) * kStep * to.phase_stride;
+    float* odd = even + to.phase_stride;
+    if (y < 0 || y >= height) {
+      std::memset(even, 0, (width + kStep - 1) / kStep * sizeof(float));
+      if (kStep == 2) std::memset(odd, 0, columns * sizeof(float));
+      continue;
+    }
+    const float* from = map + y * width;
+    const auto vector = [&](int64_t x) {
+      return activate<kAffine, kRelu>(load(from + x), center, scale, offset);
+    };
+    const auto scalar = [&](int64_t x) {
+      return activate<kAffine, kRelu>(from[x], a.center, a.scale, a.offset);
+    };
+    if (columns >= kWidth) {
+      for_each_vector(columns, [&](int64_t x) {
+        if (kStep == 1) return store(even + x, vector(x));
+        const Vector left = vector(2 * x), right = vector(2 * x + kWidth);
+        store(even + x, even_lanes(left, right));
+        store(odd + x, odd_lanes(left, right));
+      });
+    } else {
+      for (int64_t x = 0; x < columns; ++x) {
+        even[x] = scalar(kStep * x);
+        if (kStep == 2) odd[x] = scalar(2 * x + 1);
+      }
+    }
+    if (width % kStep) even[columns] = scalar(width - 1);
   }
-  if (width >= 2 * kWidth) {
-    for_each_vector(width / 2, [&](int64_t x) {
-      const Vector left = vector(2 * x), right = vector(2 * x + kWidth);
-      store(even + x, even_lanes(left, right));
-      store(odd + x, odd_lanes(left, right));
-    });
-  } else {
-    for (int64_t x = 0; x < width / 2; ++x) even[x] = scalar(2 * x), odd[x] = scalar(2 * x + 1);
-  }
-  if (width % 2) even[width / 2] = scalar(width - 1);
 }
 
-// Places lines first .. last - 1 of a map of `height` dense lines; lines outside it become zeros.
-inline void place(const float* from, int64_t height, int64_t width, int64_t first, int64_t last,
+template <bool kAffine, bool kRelu>
+void place_phases(const float* map, int64_t height, int64_t width, int64_t first, int64_t last,
                   const Activation& a, const Lines& to) {
-  const auto line = a.affine ? (a.relu ? place_line<true, true> : place_line<true, false>)
-                             : (a.relu ? place_line<false, true> : place_line<false, false>);
-  for (int64_t y = first; y < last; ++y) {
-    const int64_t row = y >= 0 ? y / to.step : -((to.step - 1 - y) / to.step);
-    float* even = to.data + row * to.pitch + (y - row * to.step) * to.step * to.phase_stride;
-    float* odd = to.step == 2 ? even + to.phase_stride : nullptr;
-    if (y >= 0 && y < height) {
-      line(from + y * width, width, a, even, odd);
-    } else {
-      std::memset(even, 0, (width + to.step - 1) / to.step * sizeof(float));
-      if (odd) std::memset(odd, 0, width / 2 * sizeof(float));
-    }
-  }
+  const auto lines = to.step == 2 ? place_lines<kAffine, kRelu, 2> : place_lines<kAffine, kRelu, 1>;
+  lines(map, height, width, first, last, a, to);
+}
+
+inline void place(const float* map, int64_t height, int64_t width, int64_t first, int64_t last,
+                  const Activation& a, const Lines& to) {
+  const auto phases = a.affine ? (a.relu ? place_phases<true, true> : place_phases<true, false>)
+                               : (a.relu ? place_phases<false, true> : place_phases<false, false>);
+  phases(map, height, width, first, last, a, to);
 }
 
 inline void collect_line(const float* even, const float* odd, int64_t width, float* to) {
