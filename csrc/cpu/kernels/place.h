@@ -109,19 +109,26 @@ inline void collect_box_line(const float* even0, const float* odd0, const float*
   if (width % 2) to[width - 1] = even(width / 2) + odd(width / 2);
 }
 
-// Collects lines 0 .. height - 1 into a dense map; box: sums over 2 x 2 squares.
-inline void collect(const Lines& from, int64_t height, int64_t width, bool box, float* to) {
+template <int kStep, bool kBox>
+void collect_lines(const Lines& from, int64_t height, int64_t width, float* to) {
   const auto even = [&](int64_t y) {
-    return from.data + y / from.step * from.pitch + y % from.step * from.step * from.phase_stride;
+    return from.data + (y >> (kStep - 1)) * from.pitch + y % kStep * kStep * from.phase_stride;
   };
   for (int64_t y = 0; y < height; ++y, to += width) {
-    if (box) {
-      collect_box_line(even(y), even(y) + from.phase_stride, even(y + 1),
-                       even(y + 1) + from.phase_stride, width, to);
-    } else {
-      collect_line(even(y), from.step == 2 ? even(y) + from.phase_stride : nullptr, width, to);
-    }
+    const float *line = even(y), *next = even(y + 1);
+    if (kBox)
+      collect_box_line(line, line + from.phase_stride, next, next + from.phase_stride, width, to);
+    else
+      collect_line(line, kStep == 2 ? line + from.phase_stride : nullptr, width, to);
   }
+}
+
+// Collects lines 0 .. height - 1 into a dense map; box: sums over 2 x 2 squares.
+inline void collect(const Lines& from, int64_t height, int64_t width, bool box, float* to) {
+  const auto lines = box              ? collect_lines<2, true>
+                     : from.step == 2 ? collect_lines<2, false>
+                                      : collect_lines<1, false>;
+  lines(from, height, width, to);
 }
 
 // to[y][x] = the sum of from[y - 1 .. y][x - 1 .. x], zero outside, for lines first .. last - 1;
