@@ -5,7 +5,9 @@
 namespace colorseg::cpu {
 namespace {
 
-constexpr int64_t kPiecePositions = 1100;    // a flat map of 24 channels takes 100 KB, a part of L2
+// The flat maps of a piece, in backward those of x, y and a gradient, share an L2 of 1 MB with
+// weights; the least keeps the work per piece above its overhead.
+constexpr int64_t kPieceFloats = 80000, kLeastPositions = 256, kMostPositions = 1100;
 constexpr int64_t kAlign = 16, kSlack = 64;  // floats; products write up to 48 more than asked for
 constexpr int64_t kMaxChannels = 256, kMaxWeights = 1 << 20;
 
@@ -27,14 +29,16 @@ bool winograd_wins(const Convolution& c, int64_t x_channels, int64_t y_channels)
 void cut(ConvPlan& p) {
   const Geometry& g = p.geometry;
   const int64_t positions = g.rows.size * g.columns.pitch;
+  const int64_t lines = p.x_channels * g.x_phases() + p.y_channels * g.y_phases();
+  const int64_t target = std::clamp(kPieceFloats / lines, kLeastPositions, kMostPositions);
   p.images_per_piece = 1, p.bands = 1, p.rows_per_piece = p.rows;
-  if (positions > 2 * kPiecePositions || p.images < 4) {
+  if (positions > 2 * target || p.images < 4) {
     const int64_t wanted = p.images < 4 ? 4 / std::max<int64_t>(p.images, 1) : 1;
-    const int64_t bands = std::max(wanted, divide_up(positions, kPiecePositions));
+    const int64_t bands = std::max(wanted, divide_up(positions, target));
     p.rows_per_piece = std::min(p.rows, divide_up(divide_up(p.rows, bands), 8) * 8);
     p.bands = divide_up(p.rows, p.rows_per_piece);
   } else {
-    const int64_t pieces = divide_up(p.images * positions, kPiecePositions);
+    const int64_t pieces = divide_up(p.images * positions, target);
     p.images_per_piece = std::max<int64_t>(1, divide_up(p.images, divide_up(pieces, 8) * 8));
   }
   p.pieces = p.bands * divide_up(p.images, p.images_per_piece);
@@ -242,7 +246,8 @@ ConvPlan plan_convolution(const ConvShape& s, int64_t kernel_height, int64_t ker
   p.rows = g.rows.size;
   cut(p);
   p.geometry = make_geometry(p.shape, p.winograd, p.images_per_piece);
-  p.margin = aligned((g.rows.reach + 2) * g.row + g.columns.reach);
+  const int64_t around = g.rows.reach + (p.bands > 1 ? 2 : 0);  // bands bring their neighbours
+  p.margin = aligned(around * g.row + g.columns.reach);
   p.length = aligned(p.rows_per_piece * g.row + 2 * p.margin + kSlack);
   p.taps = forward_taps(g, p.length);
   p.patch = winograd_patch(p.shape.padding, g.row, p.length);
