@@ -5,43 +5,8 @@
 namespace colorseg::cpu {
 namespace {
 
-// The flat maps of a piece, in backward those of x, y and a gradient, share an L2 of 1 MB with
-// weights; the least keeps the work per piece above its overhead.
-constexpr int64_t kPieceFloats = 80000, kLeastPositions = 256, kMostPositions = 1100;
-constexpr int64_t kAlign = 16, kSlack = 64;  // floats; products write up to 48 more than asked for
-constexpr int64_t kMaxChannels = 256, kMaxWeights = 1 << 20;
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 float* first_aligned(float* at) {
   return at + (kAlign - reinterpret_cast<uintptr_t>(at) / sizeof(float) % kAlign) % kAlign;
-}
-int64_t aligned(int64_t count) { return divide_up(count, kAlign) * kAlign; }
-
-bool winograd_wins(const Convolution& c, int64_t x_channels, int64_t y_channels) {
-  const bool fits = !c.transposed && !c.upsampled && c.stride == 1 && c.kernel[0] == 3 &&
-                    c.kernel[1] == 3 && c.dilation[0] == 1 && c.dilation[1] == 1 &&
-                    c.padding[0] <= 2 && c.padding[1] <= 2;
-  return fits && c.y_size[0] % 2 == 0 && c.y_size[1] % 2 == 0 && c.x_size[0] % 2 == 0 &&
-         c.x_size[1] % 2 == 0 && x_channels >= 8 && y_channels >= 8;
-}
-
-// Cuts n images into pieces: the cut depends on shapes alone, so results do on nothing else.
-void cut(ConvPlan& p) {
-  const Geometry& g = p.geometry;
-  const int64_t positions = g.rows.size * g.columns.pitch;
-  const int64_t lines = p.x_channels * g.x_phases() + p.y_channels * g.y_phases();
-  const int64_t target = std::clamp(kPieceFloats / lines, kLeastPositions, kMostPositions);
-  p.images_per_piece = 1, p.bands = 1, p.rows_per_piece = p.rows;
-  if (positions > 2 * target || p.images < 4) {
-    const int64_t wanted = p.images < 4 ? 4 / std::max<int64_t>(p.images, 1) : 1;
-    const int64_t bands = std::max(wanted, divide_up(positions, target));
-    p.rows_per_piece = std::min(p.rows, divide_up(divide_up(p.rows, bands), 8) * 8);
-    p.bands = divide_up(p.rows, p.rows_per_piece);
-  } else {
-    const int64_t pieces = divide_up(p.images * positions, target);
-    p.images_per_piece = std::max<int64_t>(1, divide_up(p.images, divide_up(pieces, 8) * 8));
-  }
-  p.pieces = p.bands * divide_up(p.images, p.images_per_piece);
 }
 
 // Gaps between lines and images must be zero; y is not read in forward.
@@ -109,8 +74,8 @@ void place_x(const ConvPlan& p, const Piece& piece, const Sources& sources, cons
       for (int64_t i = 0; i < piece.images; ++i) {
         const float* from =
             source.data + ((piece.image + i) * source.channels + c) * height * width;
-        const Lines to{image_of(p, x, channel, i) - piece.row * g.row, g.row,
-                       x.phase_stride, g.x_step};
+        const Lines to{image_of(p, x, channel, i) - piece.row * g.row, g.row, x.phase_stride,
+                       g.x_step};
         isa().conv.place(from, height, width, span.first, span.last, activation, to);
       }
     }
@@ -138,8 +103,7 @@ void place_gradient(const ConvPlan& p, const Piece& piece, const GradientLines& 
         isa().conv.box_sums(from, height, width, span.first, span.last, boxes);
         from = boxes;
       }
-      const Lines to{image_of(p, s.y, c, i) - piece.row * g.row, g.row,
-                     s.y.phase_stride, g.y_step};
+      const Lines to{image_of(p, s.y, c, i) - piece.row * g.row, g.row, s.y.phase_stride, g.y_step};
       isa().conv.place(from, g.rows.y_size, g.columns.y_size, span.first, span.last,
                        {0, 1, 0, false, false}, to);
     }
@@ -164,8 +128,9 @@ std::vector<float> pack_adjoint(const ConvPlan& p, const float* weight, int64_t 
   return packed;
 }
 
-// Pieces whose weight gradients are added up one after the other; their sums are added up in double.
-// The number depends on shapes alone, so that results do not depend on the number of threads.
+// Pieces whose weight gradients are added up one after the other; their sums are added up in
+// double. The number depends on shapes alone, so that results do not depend on the number of
+// threads.
 int64_t chunk_count(const ConvPlan& p) {
   constexpr int64_t kLeast = 8, kMost = 32, kPieces = 6;
   return std::min(p.pieces, std::clamp(p.pieces / kPieces, kLeast, kMost));
@@ -208,52 +173,6 @@ class Correlation {
 
 }  // namespace
 
-Piece ConvPlan::piece(int64_t index) const {
-  const int64_t image = index / bands * images_per_piece, row = index % bands * rows_per_piece;
-  return {index, image, std::min(images_per_piece, images - image), row,
-          std::min(rows_per_piece, rows - row)};
-}
-
-bool own_convolution(const Tensor& x, const Tensor& weight, const OptionalTensor& skip,
-                     const ConvOptions& o) {
-  const int64_t channels = x.size(1) + (skip ? skip->size(1) : 0);
-  const int64_t out = o.transposed ? weight.size(1) : weight.size(0);
-  return x.scalar_type() == ScalarType::Float && !is_channels_last(x) && o.groups == 1 &&
-         o.stride[0] == o.stride[1] && o.stride[0] <= 2 && channels <= kMaxChannels &&
-         out <= kMaxChannels && weight.numel() <= kMaxWeights && x.numel() > 0 &&
-         weight.size(2) * o.dilation[0] <= 64 && weight.size(3) * o.dilation[1] <= 64;
-}
-
-ConvPlan plan_convolution(const ConvShape& s, int64_t kernel_height, int64_t kernel_width,
-                          const ConvOptions& o, bool upsampled) {
-  const int64_t scale = upsampled ? 2 : 1;
-  ConvPlan p{};
-  p.shape = {{s.in_height / scale, s.in_width / scale},
-             {s.out_height, s.out_width},
-             {kernel_height, kernel_width},
-             o.stride[0],
-             {o.padding[0], o.padding[2]},
-             {o.dilation[0], o.dilation[1]},
-             o.transposed,
-             upsampled};
-  p.images = s.n, p.x_channels = s.in_channels + s.skip_channels, p.y_channels = s.out_channels;
-  p.winograd = winograd_wins(p.shape, p.x_channels, p.y_channels);
-  p.geometry = make_geometry(p.shape, p.winograd, 1);
-  p.kernel_area = kernel_height * kernel_width;
-  p.out_stride = o.transposed ? p.kernel_area : p.x_channels * p.kernel_area;
-  p.in_stride = o.transposed ? p.y_channels * p.kernel_area : p.kernel_area;
-  const Geometry& g = p.geometry;
-  p.rows = g.rows.size;
-  cut(p);
-  p.geometry = make_geometry(p.shape, p.winograd, p.images_per_piece);
-  const int64_t around = g.rows.reach + (p.bands > 1 ? 2 : 0);  // bands bring their neighbours
-  p.margin = aligned(around * g.row + g.columns.reach);
-  p.length = aligned(p.rows_per_piece * g.row + 2 * p.margin + kSlack);
-  p.taps = forward_taps(g, p.length);
-  p.patch = winograd_patch(p.shape.padding, g.row, p.length);
-  return p;
-}
-
 PieceResult::PieceResult(const ConvPlan& plan, const Piece& piece, const FlatMap& map, bool of_x)
     : plan_(plan), piece_(piece), map_(map) {
   const Geometry& g = plan.geometry;
@@ -266,8 +185,8 @@ PieceResult::PieceResult(const ConvPlan& plan, const Piece& piece, const FlatMap
 
 void PieceResult::collect(int64_t i, int64_t channel, float* to) const {
   isa().conv.collect(
-      {image_of(plan_, map_, channel, i), plan_.geometry.row, map_.phase_stride, step_},
-      lines_, width_, box_, to);
+      {image_of(plan_, map_, channel, i), plan_.geometry.row, map_.phase_stride, step_}, lines_,
+      width_, box_, to);
 }
 
 std::vector<float> pack_forward(const ConvPlan& p, const float* weight) {

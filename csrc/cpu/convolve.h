@@ -7,8 +7,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "../conv2d.h"
-#include "kernels/kernels.h"
+#include "conv_plan.h"
 
 namespace colorseg::cpu {
 
@@ -29,35 +28,6 @@ class FunctionRef<Result(Arguments...)> {
   const void* object_;
   Result (*call_)(const void*, Arguments...);
 };
-
-// Images [image, image + images), phase lines [row, row + rows) of each.
-struct Piece {
-  int64_t index, image, images, row, rows;
-};
-
-struct ConvPlan {
-  Convolution shape;
-  Geometry geometry;
-  bool winograd;
-  int64_t images, x_channels, y_channels;
-  int64_t kernel_area, out_stride, in_stride;  // of the weight
-  int64_t rows;                                // phase lines of an image
-  int64_t images_per_piece, rows_per_piece, bands, pieces;
-  int64_t margin, length;  // floats in front of a flat map's positions, and of the whole
-  TapTable taps;           // of the forward product
-  Patch patch;
-
-  Piece piece(int64_t index) const;
-  int64_t weight_count() const { return x_channels * y_channels * kernel_area; }
-};
-
-// Whether this convolution is at least as fast here as in ATen; otherwise it is left to ATen.
-bool own_convolution(const Tensor& x, const Tensor& weight, const OptionalTensor& skip,
-                     const ConvOptions& o);
-
-// upsampled: x is upsampled 2x2 before the convolution that `s` describes.
-ConvPlan plan_convolution(const ConvShape& s, int64_t kernel_height, int64_t kernel_width,
-                          const ConvOptions& o, bool upsampled);
 
 // One of the inputs that are convolved side by side: (n, channels, height, width), dense.
 struct Source {

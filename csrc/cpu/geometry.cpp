@@ -58,8 +58,8 @@ Geometry make_geometry(const Convolution& c, bool polyphase, int64_t images) {
     for (const AxisTap& row : taps[0][k / c.kernel[1]]) {
       for (const AxisTap& column : taps[1][k % c.kernel[1]]) {
         g.taps.push_back({row.x_phase * x_step + column.x_phase,
-                          row.y_phase * y_step + column.y_phase,
-                          row.shift * g.row + column.shift, k});
+                          row.y_phase * y_step + column.y_phase, row.shift * g.row + column.shift,
+                          k});
       }
     }
   }
@@ -115,8 +115,9 @@ Patch winograd_patch(const int64_t (&padding)[2], int64_t row_distance, int64_t 
   Patch patch;
   for (int64_t i = 0; i < 16; ++i) {
     const int64_t row = i / 4 - padding[0], column = i % 4 - padding[1];
-    patch.offset[i] = static_cast<int32_t>((2 * modulo(row, 2) + modulo(column, 2)) * phase_stride +
-                                           floor_divide(row, 2) * row_distance + floor_divide(column, 2));
+    patch.offset[i] =
+        static_cast<int32_t>((2 * modulo(row, 2) + modulo(column, 2)) * phase_stride +
+                             floor_divide(row, 2) * row_distance + floor_divide(column, 2));
   }
   return patch;
 }

@@ -1,0 +1,42 @@
+// Plans the library's own float32 convolution: its geometry, and the pieces the batch is cut into.
+#pragma once
+#include "../conv2d.h"
+#include "kernels/kernels.h"
+
+namespace colorseg::cpu {
+
+constexpr int64_t kAlign = 16, kSlack = 64;  // floats; products write up to 48 more than asked for
+
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t aligned(int64_t count) { return divide_up(count, kAlign) * kAlign; }
+
+// Images [image, image + images), phase lines [row, row + rows) of each.
+struct Piece {
+  int64_t index, image, images, row, rows;
+};
+
+struct ConvPlan {
+  Convolution shape;
+  Geometry geometry;
+  bool winograd;
+  int64_t images, x_channels, y_channels;
+  int64_t kernel_area, out_stride, in_stride;  // of the weight
+  int64_t rows;                                // phase lines of an image
+  int64_t images_per_piece, rows_per_piece, bands, pieces;
+  int64_t margin, length;  // floats in front of a flat map's positions, and of the whole
+  TapTable taps;           // of the forward product
+  Patch patch;
+
+  Piece piece(int64_t index) const;
+  int64_t weight_count() const { return x_channels * y_channels * kernel_area; }
+};
+
+// Whether this convolution is at least as fast here as in ATen; otherwise it is left to ATen.
+bool own_convolution(const Tensor& x, const Tensor& weight, const OptionalTensor& skip,
+                     const ConvOptions& o);
+
+// upsampled: x is upsampled 2x2 before the convolution that `s` describes.
+ConvPlan plan_convolution(const ConvShape& s, int64_t kernel_height, int64_t kernel_width,
+                          const ConvOptions& o, bool upsampled);
+
+}  // namespace colorseg::cpu
