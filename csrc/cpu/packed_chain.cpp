@@ -3,66 +3,15 @@
 //
 // A batch is cut into groups of images whose maps stay in the cache of the thread that takes them
 // through all layers; a few images are shared among threads layer by layer.
-#include "../chain.h"
+#include "packed_chain.h"
+
 #include "fused_block.h"
 
 namespace colorseg::cpu {
 namespace {
 
 constexpr int64_t kGroupImages = 8;
-constexpr size_t kCachedPlans = 16;              // per thread: shapes seen last
-constexpr int64_t kPackedInts = kLayerInts + 4;  // and the sizes of the weight
-
-int64_t padded(int64_t count) { return (count + 15) / 16 * 16; }
-
-// One layer of the description, with the sizes of its weight.
-struct PackedLayer {
-  int64_t main, skip;
-  ConvOptions options;
-  Resample resample;
-  bool has_bn, relu, upsampled;  // upsampled: the map it reads
-  int64_t x_channels, y_channels, kernel[2];
-
-  // Batch norm behind a max-pool cannot be folded into the weights: a negative scale would turn the
-  // maximum into a minimum.
-  bool keeps_affine() const { return has_bn && resample == Resample::kMaxPool2; }
-  bool may_be_winograd() const {
-    return kernel[0] == 3 && kernel[1] == 3 && options.stride[0] == 1 && !options.transposed &&
-           !upsampled && options.dilation[0] == 1 && options.dilation[1] == 1;
-  }
-  int64_t direct_size() const { return padded(x_channels * y_channels * kernel[0] * kernel[1]); }
-  int64_t winograd_size() const {
-    return may_be_winograd() ? padded(16 * x_channels * y_channels) : 0;
-  }
-  // direct weights, Winograd's, bias, scale, offset
-  int64_t size() const { return direct_size() + winograd_size() + 3 * padded(y_channels); }
-};
-
-std::vector<PackedLayer> read_packed(const Ints& numbers) {
-  std::vector<PackedLayer> layers;
-  const auto count = static_cast<int64_t>(numbers.size()) / kPackedInts;
-  STD_TORCH_CHECK(static_cast<int64_t>(numbers.size()) == count * kPackedInts && count > 0,
-                  "a packed chain needs ", kPackedInts, " numbers for each layer");
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t* n = &numbers[i * kPackedInts];
-    STD_TORCH_CHECK(n[0] >= 0 && n[0] <= i && n[1] >= -1 && n[1] <= i, "layer ", i,
-                    " of a chain takes a layer that does not come before it");
-    const int64_t* weight = n + kLayerInts;
-    layers.push_back(
-        {n[0],
-         n[1],
-         {{n[3], n[3]}, {n[4], n[5], n[6], n[7]}, {n[8], n[9]}, 1, n[2] != 0, {n[10], n[11]}},
-         static_cast<Resample>(n[12]),
-         n[13] != 0,
-         n[14] != 0,
-         n[0] > 0 && layers[n[0] - 1].resample == Resample::kUpsample2,
-         n[2] ? weight[0] : weight[1],
-         n[2] ? weight[1] : weight[0],
-         {weight[2], weight[3]}});
-  }
-  return layers;
-}
-
+constexpr size_t kCachedPlans = 16;  // per thread: shapes seen last
 ConvShape shape_of_layer(const PackedLayer& l, int64_t n, int64_t height, int64_t width) {
   ConvShape s{n, l.x_channels, 0, height, width, l.y_channels, 0, 0};
   s.out_height = conv_output_size(height, l.kernel[0], 0, l.options);
@@ -71,72 +20,6 @@ ConvShape shape_of_layer(const PackedLayer& l, int64_t n, int64_t height, int64_
                   "the image is too small for this network: a map of ", height, " x ", width,
                   " is left for a kernel of ", l.kernel[0], " x ", l.kernel[1]);
   return s;
-}
-
-// Folds batch norm into one layer's weights, [out][in][k] or [in][out][k], and packs them.
-void pack_layer(const Layer& layer, const PackedLayer& l, float* to) {
-  const int64_t area = l.kernel[0] * l.kernel[1];
-  const auto scale_of = [&] {
-    std::vector<double> scale(l.y_channels, 1);
-    if (!layer.has_bn) return scale;
-    const auto gamma = doubles_of(layer.bn.weight, l.y_channels, 1),
-               var = doubles_of(layer.bn.running_var, l.y_channels, 1);
-    for (int64_t c = 0; c < l.y_channels; ++c)
-      scale[c] = gamma[c] / std::sqrt(var[c] + layer.bn.eps);
-    return scale;
-  }();
-  const auto mean = doubles_of(layer.bn.running_mean, l.y_channels, 0),
-             beta = doubles_of(layer.bn.bias, l.y_channels, 0),
-             bias = doubles_of(layer.bias, l.y_channels, 0);
-  const Tensor original = dense(to_dtype(layer.weight, ScalarType::Float), false);
-  std::vector<float> weight(original.const_data_ptr<float>(),
-                            original.const_data_ptr<float>() + original.numel());
-  float* at_bias = to + l.direct_size() + l.winograd_size();
-  float *at_scale = at_bias + padded(l.y_channels), *at_offset = at_scale + padded(l.y_channels);
-  for (int64_t c = 0; c < l.y_channels; ++c) {
-    const double offset = beta[c] - mean[c] * scale_of[c];
-    const bool kept = l.keeps_affine();
-    at_bias[c] = float(kept ? bias[c] : bias[c] * scale_of[c] + offset);
-    at_scale[c] = float(scale_of[c]), at_offset[c] = float(offset);
-    for (int64_t i = 0; !kept && i < l.x_channels * area; ++i) {
-      const int64_t at = l.options.transposed ? (i / area * l.y_channels + c) * area + i % area
-                                              : c * l.x_channels * area + i;
-      weight[at] = float(weight[at] * scale_of[c]);
-    }
-  }
-  const int64_t side = 8 * (l.upsampled ? 2 : 1);  // the order of weights is that of any size
-  ConvShape shape{1, l.x_channels, 0, side, side, l.y_channels, side, side};
-  for (bool winograd : {false, true}) {
-    if (winograd && !l.may_be_winograd()) continue;
-    ConvPlan plan = plan_convolution(shape, l.kernel[0], l.kernel[1], l.options, l.upsampled);
-    plan.winograd = winograd;
-    if (!winograd) {
-      plan.geometry = make_geometry(plan.shape, false, 1);
-      plan.taps = forward_taps(plan.geometry, plan.length);
-    }
-    const std::vector<float> packed = pack_forward(plan, weight.data());
-    std::copy(packed.begin(), packed.end(), winograd ? to + l.direct_size() : to);
-  }
-}
-
-Tensor pack_chain(const std::vector<Tensor>& parameters, const Ints& numbers,
-                  const std::vector<double>& eps) {
-  const std::vector<PackedLayer> packed_layers = read_packed(numbers);
-  Ints plain;
-  int64_t total = 0;
-  for (size_t i = 0; i < packed_layers.size(); ++i) {
-    plain.insert(plain.end(), &numbers[i * kPackedInts], &numbers[i * kPackedInts] + kLayerInts);
-    total += packed_layers[i].size();
-  }
-  const std::vector<Layer> layers = read_layers(parameters, plain, eps);
-  Tensor packed = new_tensor(layers[0].weight, {total}, ScalarType::Float);
-  float* to = packed.mutable_data_ptr<float>();
-  std::fill_n(to, total, 0.0f);
-  for (size_t i = 0; i < layers.size(); ++i) {
-    pack_layer(layers[i], packed_layers[i], to);
-    to += packed_layers[i].size();
-  }
-  return packed;
 }
 
 // A layer for a batch of a certain size: the map that it stores, and its result.
@@ -176,7 +59,7 @@ ChainPlan make_plan(const Ints& numbers, int64_t n, int64_t channels, int64_t he
     PlannedLayer p{plan_convolution(s, l.kernel[0], l.kernel[1], l.options, l.upsampled),
                    s.out_height / pool, s.out_width / pool, plan.workspace};
     STD_TORCH_CHECK(p.height > 0 && p.width > 0, "the image is too small for this network");
-    plan.workspace += padded(n * l.y_channels * p.height * p.width);
+    plan.workspace += aligned(n * l.y_channels * p.height * p.width);
     sizes.push_back({l.y_channels, up * p.height, up * p.width});
     plan.planned.push_back(std::move(p));
   }
@@ -219,7 +102,7 @@ void run_layers(const ChainPlan& plan, const float* packed, const float* x, floa
     const PackedLayer& l = plan.layers[index - 1];
     s.data = maps + plan.planned[index - 1].offset, s.channels = l.y_channels, s.relu = l.relu;
     if (l.keeps_affine())
-      s.scale = affines[index - 1], s.offset = affines[index - 1] + padded(l.y_channels);
+      s.scale = affines[index - 1], s.offset = affines[index - 1] + aligned(l.y_channels);
     return s;
   };
   const float* affines[64];
@@ -230,7 +113,7 @@ void run_layers(const ChainPlan& plan, const float* packed, const float* x, floa
     const bool last = i + 1 == plan.layers.size(), pool = l.resample == Resample::kMaxPool2;
     const bool up = last && l.resample == Resample::kUpsample2;
     const float* bias = packed + l.direct_size() + l.winograd_size();
-    affines[i] = bias + padded(l.y_channels);
+    affines[i] = bias + aligned(l.y_channels);
     const Sources sources{source(l.main, affines), l.skip < 0 ? Source() : source(l.skip, affines)};
     float* const to = last && !up ? y : maps + p.offset;
     const float one = 1, zero = 0;
@@ -241,7 +124,7 @@ void run_layers(const ChainPlan& plan, const float* packed, const float* x, floa
       for (int64_t c = 0; c < l.y_channels && lines > 0; ++c) {
         const Affine<float> affine{
             &zero, l.keeps_affine() ? affines[i] + c : &one,
-            l.keeps_affine() ? affines[i] + padded(l.y_channels) + c : &zero};
+            l.keeps_affine() ? affines[i] + aligned(l.y_channels) + c : &zero};
         for (int64_t image = piece.image; image < piece.image + piece.images; ++image) {
           float* plane = to + ((image * l.y_channels + c) * p.height + first) * p.width;
           r.collect(image - piece.image, c, pool ? s.plane[0] : plane);
@@ -302,6 +185,5 @@ Tensor packed_chain(const Tensor& x_, const Tensor& packed, const Tensor& layers
 }  // namespace colorseg::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(colorseg, CPU, m) {
-  m.impl("pack_chain", TORCH_BOX(&colorseg::cpu::pack_chain));
   m.impl("packed_chain", TORCH_BOX(&colorseg::cpu::packed_chain));
 }
