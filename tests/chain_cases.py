@@ -6,6 +6,7 @@ from plain_twins import PLAIN
 from torch import Tensor, nn
 
 from colorseg.models import NETWORKS
+from colorseg.nn import chain
 
 CLEAR = 1e-5  # from a ReLU's kink and between pixels of a max-pool: far beyond float32's rounding
 
@@ -71,3 +72,15 @@ def clear_images(plain: nn.Module, *shape: int) -> Tensor:
         hook.remove()
     plain.load_state_dict(state)
     return x
+
+
+def count_chain_calls(monkeypatch):
+    """A list that gets the number of layers of each call of the chain operator."""
+    calls, operator = [], chain.run_layers
+
+    def counted(x, layers):
+        calls.append(len(layers))
+        return operator(x, layers)
+
+    monkeypatch.setattr(chain, "run_layers", counted)
+    return calls

@@ -4,13 +4,12 @@ import copy
 
 import pytest
 import torch
-from chain_cases import clear_images, run_plain, twins
+from chain_cases import clear_images, count_chain_calls, run_plain, twins
 from conftest import assert_close
 from torch import nn
 
 from colorseg.benchmark.memory import peak_memory
 from colorseg.models import NETWORKS
-from colorseg.nn import chain
 
 ALL = pytest.mark.parametrize("name", NETWORKS)
 MODES = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -18,15 +17,7 @@ MODES = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"]
 
 @pytest.fixture
 def calls(monkeypatch):
-    """A list that gets an entry for each call of the chain operator."""
-    made, operator = [], chain.run_layers
-
-    def counted(x, layers):
-        made.append(len(layers))
-        return operator(x, layers)
-
-    monkeypatch.setattr(chain, "run_layers", counted)
-    return made
+    return count_chain_calls(monkeypatch)
 
 
 def check_step(model, plain, x):
