@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import colorseg
 from colorseg.models import NETWORKS
+from colorseg.nn import ConvBNReLU
 from colorseg.nn.chain import Link, run_chain
 
 ALL = pytest.mark.parametrize("name", NETWORKS)
@@ -130,6 +131,21 @@ def test_a_replaced_child_runs_as_it_is(name, calls):
     assert calls == []
     assert_close(model(x), run_plain(plain, x))
     assert calls == [5]
+
+
+class Twice(ConvBNReLU):
+    def forward(self, x, skip=None):
+        return 2 * super().forward(x, skip)
+
+
+@ALL
+def test_a_block_with_a_forward_of_its_own(name, calls):
+    model, plain = twins(name, training=False)
+    model.module4.__class__ = Twice
+    plain.module4.register_forward_hook(lambda _module, _inputs, y: 2 * y)
+    x = torch.rand(3, 1, 9, 14)
+    assert_close(model(x), run_plain(plain, x))
+    assert calls == []
 
 
 @ALL

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from colorseg.nn.chain import Link, read_layers
+from colorseg.nn.chain import STOCK_FORWARDS, Link, read_layers
+from colorseg.nn.functional import why_not_readable
 from colorseg.nn.runs import Run, find_run, is_conv
+
+MAX_LAYERS = 64  # of a packed chain
 
 
 class PackedChain(nn.Module):
@@ -30,6 +33,8 @@ class PackedChain(nn.Module):
     def __init__(self, links: Sequence[Link]) -> None:
         super().__init__()
         layers = read_layers(links) if links else "there is no block"
+        if len(layers) > MAX_LAYERS and not isinstance(layers, str):
+            layers = f"a chain has at most {MAX_LAYERS} blocks, not {len(layers)}"
         if isinstance(layers, str):
             raise ValueError(f"{layers}; run the model as it is, under torch.inference_mode()")
         numbers, parameters = [], []
@@ -65,8 +70,16 @@ class PackedChain(nn.Module):
 
 
 def links_of(sequential: nn.Sequential) -> list[Link]:
-    """The blocks of a Sequential, one behind the other: its Sequentials, runs and convolutions."""
-    modules, blocks = list(sequential.children()), []
+    """The blocks of a Sequential, one behind the other: its Sequentials, runs and convolutions.
+
+    ValueError if it does more than to call them.
+    """
+    reason = why_not_readable(sequential)
+    if type(sequential).forward not in STOCK_FORWARDS:
+        reason = "it has a forward of its own"
+    if reason is not None:
+        raise ValueError(f"{type(sequential).__name__} cannot be read: {reason}")
+    modules, blocks = list(sequential._modules.values()), []  # children() drops repeated ones
     start = 0
     while start < len(modules):
         run = find_run(modules, start) if is_conv(modules[start]) else None
