@@ -129,3 +129,10 @@ def test_allocates_its_result_and_nothing_else(name, n):
     events = profiler.profiler.kineto_results.events()
     changes = [e.nbytes() for e in events if e.name() == "[memory]"]
     assert changes == [y.numel() * 4] * len(results)
+
+
+def test_weights_packed_for_another_instruction_set_are_refused():
+    optimized, _ = optimized_twins("unet")
+    optimized.chain.isa = "another"
+    with pytest.raises(RuntimeError, match=r"optimised for another and \w+ runs here; save the"):
+        save_and_load(optimized)

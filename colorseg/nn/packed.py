@@ -1,10 +1,12 @@
 """Blocks for inference: batch norm folded, weights packed once, all in one operator call."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from colorseg._extension import build_info
 from colorseg.nn.chain import STOCK_FORWARDS, Link, read_layers
 from colorseg.nn.functional import why_not_readable
 from colorseg.nn.runs import Run, find_run, is_conv
@@ -27,7 +29,7 @@ class PackedChain(nn.Module):
         ValueError: a block has no kernel; it says which one and why.
     """
 
-    packed: Tensor  # weights in the order the kernels read them: of no use to another machine
+    packed: Tensor  # weights in the order the kernels of `isa` read them
     layers: Tensor
 
     def __init__(self, links: Sequence[Link]) -> None:
@@ -48,8 +50,19 @@ class PackedChain(nn.Module):
             tensors = (*layer.parameters, *layer.running)
             parameters += [none if t is None else t.detach() for t in tensors]
         packed = torch.ops.colorseg.pack_chain(parameters, numbers, [layer.eps for layer in layers])
+        self.isa = build_info()["cpu_isa"]
         self.register_buffer("packed", packed, persistent=False)
         self.register_buffer("layers", torch.tensor(numbers), persistent=False)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what was pickled, unless kernels of another width packed its weights."""
+        isa = build_info()["cpu_isa"]
+        if state["isa"] != isa:
+            raise RuntimeError(
+                f"this model was optimised for {state['isa']} and {isa} runs here; save the model "
+                "it was made from, and optimise that where it is to run"
+            )
+        super().__setstate__(state)
 
     def forward(self, x: Tensor) -> Tensor:
         """The result of the last block."""
