@@ -1,12 +1,13 @@
 """``optimize_for_inference``: a model as it computes in eval mode, as fast as it goes."""
 
 import copy
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from colorseg.models.color import ColorNetwork
+from colorseg.nn.functional import why_not_readable
 from colorseg.nn.packed import PackedChain, links_of
 from colorseg.palette import Palette
 
@@ -53,7 +54,7 @@ def optimize_for_inference(model: nn.Module, dtype: torch.dtype = torch.float32)
     """
     if dtype != torch.float32:
         raise ValueError(f"there are kernels for float32 only, got {dtype}")
-    if isinstance(model, ColorNetwork):
+    if _is_stock(model):
         return OptimizedNetwork(model)
     optimized = _replaced(copy.deepcopy(model).eval())
     if not any(isinstance(module, PackedChain) for module in optimized.modules()):
@@ -64,13 +65,24 @@ def optimize_for_inference(model: nn.Module, dtype: torch.dtype = torch.float32)
     return optimized
 
 
+def _is_stock(module: nn.Module) -> TypeGuard[ColorNetwork]:
+    """Whether it is a network that does nothing but what its blocks do."""
+    return (
+        isinstance(module, ColorNetwork)
+        and type(module).forward is ColorNetwork.forward
+        and why_not_readable(module) is None
+    )
+
+
 def _replaced(module: Any) -> Any:
-    """``module`` with every Sequential that is a chain replaced, however deep."""
-    if isinstance(module, nn.Sequential):
-        try:
+    """``module`` with every network and Sequential that is a chain replaced, however deep."""
+    try:
+        if _is_stock(module):
+            return OptimizedNetwork(module)
+        if isinstance(module, nn.Sequential):
             return PackedChain(links_of(module))
-        except ValueError:
-            pass  # perhaps a part of it can
+    except ValueError:
+        pass  # perhaps a part of it can
     for name, child in list(module.named_children()):
         setattr(module, name, _replaced(child))
     return module

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from chain_cases import padded
 from conftest import assert_close
 from plain_twins import PLAIN
 from torch import nn
@@ -53,13 +54,6 @@ def test_same_initial_weights_as_plain_torch(network):
     want = PLAIN[network.__name__](5, 4, 6, 3).state_dict()
     assert list(got) == list(want)
     assert all(torch.equal(got[name], want[name]) for name in want)
-
-
-def padded(x):
-    """An image enlarged to multiples of 4 by repeating its last row and column."""
-    rows = torch.arange(-(-x.shape[2] // 4) * 4).clamp(max=x.shape[2] - 1)
-    columns = torch.arange(-(-x.shape[3] // 4) * 4).clamp(max=x.shape[3] - 1)
-    return x[:, :, rows][..., columns]
 
 
 @ALL

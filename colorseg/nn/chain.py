@@ -21,6 +21,7 @@ from colorseg.ops.chain import run as run_layers
 
 # what own_convolution in csrc/cpu/convolve.cpp takes
 MAX_CHANNELS, MAX_WEIGHTS, MAX_SPAN = 256, 1 << 20, 64
+STOCK_FORWARDS = (nn.Sequential.forward, FusedForward.forward)  # others may do anything
 
 
 class Link(NamedTuple):
@@ -84,7 +85,10 @@ def read_layers(links: Sequence[Link]) -> list[Layer] | str:
         if isinstance(layer, str):
             return layer
         if not _has_kernel(layer, layers):
-            return f"there is no kernel for {link.block} in its place"
+            weight = layer.parameters[0]
+            assert weight is not None
+            conv = link.block if is_conv(link.block) else next(link.block.children())
+            return f"there is no kernel for {conv} with {weight.dtype} weights in its place"
         layers.append(layer)
     return layers
 
@@ -93,7 +97,7 @@ def _layer(link: Link) -> Layer | str:
     block: Any = link.block
     reason = why_not_readable(block)
     if reason is not None:
-        return f"{block} cannot be read: {reason}"
+        return f"{type(block).__name__} cannot be read: {reason}"
     if isinstance(block, nn.Conv2d):
         if type(block) not in (nn.Conv2d, SkipConv2d) or block.padding_mode != "zeros":
             return f"{block} is not a plain convolution"
@@ -105,9 +109,11 @@ def _layer(link: Link) -> Layer | str:
     modules = list(block._modules.values())
     if not isinstance(block, nn.Sequential) or not modules or not is_conv(modules[0]):
         return f"{type(block).__name__} is not a Sequential that starts with a convolution"
+    if type(block).forward not in STOCK_FORWARDS:
+        return f"{type(block).__name__} has a forward of its own"
     run = find_run(modules, 0)
     if not isinstance(run, Run):
-        return run
+        return f"{modules[0]} cannot be joined with what follows: {run}"
     if run.length != len(modules):
         return f"{modules[run.length]} follows a block"
     conv: Any = run.conv

@@ -1,12 +1,17 @@
 """Blocks for inference: batch norm folded, weights packed once, all in one operator call."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from colorseg.nn.chain import Link, read_layers
+from colorseg._extension import build_info
+from colorseg.nn.chain import STOCK_FORWARDS, Link, read_layers
+from colorseg.nn.functional import why_not_readable
 from colorseg.nn.runs import Run, find_run, is_conv
+
+MAX_LAYERS = 64  # of a packed chain
 
 
 class PackedChain(nn.Module):
@@ -24,12 +29,14 @@ class PackedChain(nn.Module):
         ValueError: a block has no kernel; it says which one and why.
     """
 
-    packed: Tensor  # weights in the order the kernels read them: of no use to another machine
+    packed: Tensor  # weights in the order the kernels of `isa` read them
     layers: Tensor
 
     def __init__(self, links: Sequence[Link]) -> None:
         super().__init__()
         layers = read_layers(links) if links else "there is no block"
+        if len(layers) > MAX_LAYERS and not isinstance(layers, str):
+            layers = f"a chain has at most {MAX_LAYERS} blocks, not {len(layers)}"
         if isinstance(layers, str):
             raise ValueError(f"{layers}; run the model as it is, under torch.inference_mode()")
         numbers, parameters = [], []
@@ -43,8 +50,19 @@ class PackedChain(nn.Module):
             tensors = (*layer.parameters, *layer.running)
             parameters += [none if t is None else t.detach() for t in tensors]
         packed = torch.ops.colorseg.pack_chain(parameters, numbers, [layer.eps for layer in layers])
+        self.isa = build_info()["cpu_isa"]
         self.register_buffer("packed", packed, persistent=False)
         self.register_buffer("layers", torch.tensor(numbers), persistent=False)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what was pickled, unless kernels of another width packed its weights."""
+        isa = build_info()["cpu_isa"]
+        if state["isa"] != isa:
+            raise RuntimeError(
+                f"this model was optimised for {state['isa']} and {isa} runs here; save the model "
+                "it was made from, and optimise that where it is to run"
+            )
+        super().__setstate__(state)
 
     def forward(self, x: Tensor) -> Tensor:
         """The result of the last block."""
@@ -65,8 +83,16 @@ class PackedChain(nn.Module):
 
 
 def links_of(sequential: nn.Sequential) -> list[Link]:
-    """The blocks of a Sequential, one behind the other: its Sequentials, runs and convolutions."""
-    modules, blocks = list(sequential.children()), []
+    """The blocks of a Sequential, one behind the other: its Sequentials, runs and convolutions.
+
+    ValueError if it does more than to call them.
+    """
+    reason = why_not_readable(sequential)
+    if type(sequential).forward not in STOCK_FORWARDS:
+        reason = "it has a forward of its own"
+    if reason is not None:
+        raise ValueError(f"{type(sequential).__name__} cannot be read: {reason}")
+    modules, blocks = list(sequential._modules.values()), []  # children() drops repeated ones
     start = 0
     while start < len(modules):
         run = find_run(modules, start) if is_conv(modules[start]) else None
