@@ -19,6 +19,7 @@ CONVOLUTIONS = {
     "transposed": ((13, (8, 8)), (32, 24), 3, TRANSPOSED),
     "bands": ((1, (70, 67)), (3, 5), 3, {"padding": 1}),
     "bands, winograd": ((2, (70, 66)), (8, 8), 3, {"padding": 1}),
+    "many pieces": ((100, (16, 16)), (2, 3), 3, {"padding": 1}),
     "many channels": ((4, (8, 8)), (256, 64), 3, {"padding": 1}),
 }
 ALL = pytest.mark.parametrize("case", CONVOLUTIONS)
@@ -107,7 +108,7 @@ def test_same_bits_with_two_threads(case, with_threads):
     assert all(map(torch.equal, one, two))
 
 
-@pytest.mark.parametrize("size", [(20, 16, 12), (1, 68, 64)], ids=["small", "large"])
+@pytest.mark.parametrize("size", [(100, 16, 16), (1, 68, 64)], ids=["small", "large"])
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 def test_training_step_has_the_same_bits_with_two_threads(network, size, with_threads):
     n, *image = size

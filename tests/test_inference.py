@@ -103,6 +103,15 @@ def test_same_bits_with_two_threads(name, n):
     assert torch.equal(*results)
 
 
+@ALL
+def test_sizes_in_turn(name):
+    """More than plans are kept, each size twice."""
+    optimized, plain = optimized_twins(name)
+    for size in 2 * [(n, 1, h, w) for n in (1, 2, 5) for h in (8, 12) for w in (8, 12, 20)]:
+        x = torch.rand(size)
+        assert_close(optimized(x), run_plain(plain, x))
+
+
 def save_and_load(model):
     file = io.BytesIO()
     torch.save(model, file)
