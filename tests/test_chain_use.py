@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import colorseg
 from colorseg.models import NETWORKS
-from colorseg.nn import ConvBNReLU
+from colorseg.nn import ConvBNReLU, SkipConv2d
 from colorseg.nn.chain import Link, run_chain
 
 ALL = pytest.mark.parametrize("name", NETWORKS)
@@ -165,6 +165,27 @@ def test_vmap_and_forward_mode_do_not_meet_the_operator(calls):
     with pytest.raises(RuntimeError, match="no forward-mode derivative"):
         torch.func.jvp(model, (x[0],), (x[0],))
     assert calls == []
+
+
+@pytest.mark.parametrize("options", [(3, 1), (3, 0), (4, 0), (5, 0), (6, 1), (7, 3)], ids=str)
+def test_bands_of_an_upsampled_map(options, calls):
+    """Taps that reach further up than down, and the other way round."""
+    kernel, padding = options
+    blocks = nn.Sequential(
+        ConvBNReLU(1, 3, 3, resample="upsample2"),
+        ConvBNReLU(3, 2, kernel, padding=padding),
+        SkipConv2d(2, 3, 1),
+    )
+    plain = colorseg.unfuse(copy.deepcopy(blocks)).double()
+    x = clear_images(plain, 1, 1, 36, 32)
+    leaf, exact = x.clone().requires_grad_(), x.double().requires_grad_()
+    y, want = run_chain(leaf, [Link(block, i) for i, block in enumerate(blocks)]), plain(exact)
+    assert calls == [3]
+    assert_close(y, want)
+    y.square().mean().backward(), want.square().mean().backward()
+    assert_close(leaf.grad, exact.grad)
+    for p, q in zip(blocks.parameters(), plain.parameters(), strict=True):
+        assert_close(p.grad, q.grad)
 
 
 def test_a_chain_must_end_in_a_convolution(calls):
