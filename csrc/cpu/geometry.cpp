@@ -1,7 +1,6 @@
 #include <algorithm>
 
-#include "kernels/correlate.h"
-#include "kernels/winograd.h"
+#include "kernels/geometry.h"
 
 namespace colorseg::cpu {
 namespace {
