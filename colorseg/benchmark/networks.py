@@ -100,15 +100,14 @@ def our_step(problem: Problem) -> Contestant:
 
 
 def our_inference(problem: Problem, dtype: torch.dtype = torch.float32) -> Contestant:
-    """Our inference: the network as ``optimize_for_inference`` makes it, where that exists."""
-    model, images = copy.deepcopy(problem.model), default_layout(problem.images)
-    optimize = getattr(colorseg, "optimize_for_inference", None)
-    if dtype == torch.float32:
-        model = optimize(model) if optimize else model
-    elif optimize is None:
-        raise Unavailable(f"{dtype} needs colorseg.optimize_for_inference, which is missing")
-    else:
-        model, images = optimize(model, dtype=dtype), images.to(dtype)
+    """Our inference: the network as ``optimize_for_inference`` makes it; Unavailable in a dtype
+    without kernels.
+    """
+    images = default_layout(problem.images).to(dtype)
+    try:
+        model = colorseg.optimize_for_inference(copy.deepcopy(problem.model), dtype=dtype)
+    except ValueError as error:
+        raise Unavailable(str(error)) from None
 
     @torch.inference_mode()
     def call() -> Tensor:

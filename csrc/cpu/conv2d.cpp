@@ -11,7 +11,8 @@ std::optional<OwnConvolution> own_convolution(const Tensor& x, const Tensor& wei
   const bool up = prologue.upsample;
   if (!own_convolution(x, weight, skip, o)) return {};
   if (up && (skip || o.transposed || o.stride[0] != 1)) return {};
-  OwnConvolution own{plan_convolution(s, weight.size(2), weight.size(3), o, up), {}, {}};
+  OwnConvolution own{
+      plan_convolution(s, weight.size(2), weight.size(3), o, up, fixed_bands(s.n)), {}, {}};
   own.held = {dense(x, false), skip ? OptionalTensor(dense(*skip, false)) : skip,
               prologue.scale ? OptionalTensor(to_dtype(*prologue.scale, ScalarType::Float))
                              : prologue.scale,

@@ -16,17 +16,17 @@ bool winograd_wins(const Convolution& c, int64_t x_channels, int64_t y_channels)
          c.x_size[1] % 2 == 0 && x_channels >= 8 && y_channels >= 8;
 }
 
-// Cuts n images into pieces: the cut depends on shapes alone, so results do on nothing else.
-void cut(ConvPlan& p) {
+// Cuts n images into pieces.
+void cut(ConvPlan& p, const Bands& wanted) {
   const Geometry& g = p.geometry;
   const int64_t positions = g.rows.size * g.columns.pitch;
   const int64_t lines = p.x_channels * g.x_phases() + p.y_channels * g.y_phases();
   const int64_t target = std::clamp(kPieceFloats / lines, kLeastPositions, kMostPositions);
   p.images_per_piece = 1, p.bands = 1, p.rows_per_piece = p.rows;
-  if (positions > 2 * target || p.images < 4) {
-    const int64_t wanted = p.images < 4 ? 4 / std::max<int64_t>(p.images, 1) : 1;
-    const int64_t bands = std::max(wanted, divide_up(positions, target));
-    p.rows_per_piece = std::min(p.rows, divide_up(divide_up(p.rows, bands), 8) * 8);
+  if (positions > 2 * target || wanted.least > 1) {
+    const int64_t bands = std::max(wanted.least, divide_up(positions, target));
+    const int64_t rows = divide_up(divide_up(p.rows, bands), wanted.row_step) * wanted.row_step;
+    p.rows_per_piece = std::min(p.rows, rows);
     p.bands = divide_up(p.rows, p.rows_per_piece);
   } else {
     const int64_t pieces = divide_up(p.images * positions, target);
@@ -54,7 +54,7 @@ bool own_convolution(const Tensor& x, const Tensor& weight, const OptionalTensor
 }
 
 ConvPlan plan_convolution(const ConvShape& s, int64_t kernel_height, int64_t kernel_width,
-                          const ConvOptions& o, bool upsampled) {
+                          const ConvOptions& o, bool upsampled, const Bands& bands) {
   const int64_t scale = upsampled ? 2 : 1;
   ConvPlan p{};
   p.shape = {{s.in_height / scale, s.in_width / scale},
@@ -73,7 +73,7 @@ ConvPlan plan_convolution(const ConvShape& s, int64_t kernel_height, int64_t ker
   p.in_stride = o.transposed ? p.y_channels * p.kernel_area : p.kernel_area;
   const Geometry& g = p.geometry;
   p.rows = g.rows.size;
-  cut(p);
+  cut(p, bands);
   p.geometry = make_geometry(p.shape, p.winograd, p.images_per_piece);
   const int64_t around = g.rows.reach + (p.bands > 1 ? 2 : 0);  // bands bring their neighbours
   p.margin = aligned(around * g.row + g.columns.reach);

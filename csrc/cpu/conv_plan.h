@@ -35,8 +35,18 @@ struct ConvPlan {
 bool own_convolution(const Tensor& x, const Tensor& weight, const OptionalTensor& skip,
                      const ConvOptions& o);
 
+// How few images are shared among threads.
+struct Bands {
+  int64_t least;     // bands of an image, if it has so many
+  int64_t row_step;  // their phase lines are a multiple of it
+};
+
+// Where sums over pieces are results, the cut must not depend on the number of threads; and packed
+// argmax codes of a pooled band start at a byte if it has a multiple of 8 lines.
+inline Bands fixed_bands(int64_t images) { return {images > 0 && images < 4 ? 4 / images : 1, 8}; }
+
 // upsampled: x is upsampled 2x2 before the convolution that `s` describes.
 ConvPlan plan_convolution(const ConvShape& s, int64_t kernel_height, int64_t kernel_width,
-                          const ConvOptions& o, bool upsampled);
+                          const ConvOptions& o, bool upsampled, const Bands& bands);
 
 }  // namespace colorseg::cpu

@@ -1,6 +1,6 @@
-#include <algorithm>
-
 #include "kernels/geometry.h"
+
+#include <algorithm>
 
 namespace colorseg::cpu {
 namespace {

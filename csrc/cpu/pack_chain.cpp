@@ -66,7 +66,8 @@ void pack_layer(const Layer& layer, const PackedLayer& l, float* to) {
   ConvShape shape{1, l.x_channels, 0, side, side, l.y_channels, side, side};
   for (bool winograd : {false, true}) {
     if (winograd && !l.may_be_winograd()) continue;
-    ConvPlan plan = plan_convolution(shape, l.kernel[0], l.kernel[1], l.options, l.upsampled);
+    ConvPlan plan =
+        plan_convolution(shape, l.kernel[0], l.kernel[1], l.options, l.upsampled, fixed_bands(1));
     plan.winograd = winograd;
     if (!winograd) {
       plan.geometry = make_geometry(plan.shape, false, 1);

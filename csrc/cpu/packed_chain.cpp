@@ -36,13 +36,17 @@ struct ChainPlan {
   int64_t y_channels, y_height, y_width, workspace;
 };
 
-ChainPlan make_plan(const Ints& numbers, int64_t n, int64_t channels, int64_t height,
-                    int64_t width) {
+// What a plan depends on besides the layers; threads: that share these images.
+using BatchSize = std::array<int64_t, 5>;  // n, channels, height, width, threads
+
+ChainPlan make_plan(const Ints& numbers, const BatchSize& size) {
+  const auto [n, channels, height, width, threads] = size;
   ChainPlan plan{{}, read_packed(numbers), {}, 0, 0, 0, 0};
   struct Size {
     int64_t channels, height, width;
   };
   std::vector<Size> sizes{{channels, height, width}};
+  const Bands bands{divide_up(threads, n), 4};  // no sum goes beyond a band here
   for (const PackedLayer& l : plan.layers) {
     const Size x = sizes[l.main];
     const int64_t skip_channels = l.skip < 0 ? 0 : sizes[l.skip].channels;
@@ -56,7 +60,7 @@ ChainPlan make_plan(const Ints& numbers, int64_t n, int64_t channels, int64_t he
     const ConvShape s = shape_of_layer(l, n, x.height, x.width);
     const int64_t pool = l.resample == Resample::kMaxPool2 ? 2 : 1;
     const int64_t up = l.resample == Resample::kUpsample2 ? 2 : 1;
-    PlannedLayer p{plan_convolution(s, l.kernel[0], l.kernel[1], l.options, l.upsampled),
+    PlannedLayer p{plan_convolution(s, l.kernel[0], l.kernel[1], l.options, l.upsampled, bands),
                    s.out_height / pool, s.out_width / pool, plan.workspace};
     STD_TORCH_CHECK(p.height > 0 && p.width > 0, "the image is too small for this network");
     plan.workspace += aligned(n * l.y_channels * p.height * p.width);
@@ -69,18 +73,17 @@ ChainPlan make_plan(const Ints& numbers, int64_t n, int64_t channels, int64_t he
 }
 
 // The plan of this chain for this size, made at its first use on this thread.
-const ChainPlan& plan_of(const Ints& numbers, int64_t n, int64_t channels, int64_t height,
-                         int64_t width) {
+const ChainPlan& plan_of(const Ints& numbers, const BatchSize& size) {
   thread_local std::vector<ChainPlan> cache;
   thread_local size_t oldest = 0;
-  const int64_t size[] = {n, channels, height, width};
   for (const ChainPlan& plan : cache) {
-    if (plan.key.size() == numbers.size() + 4 && std::equal(size, size + 4, plan.key.begin()) &&
-        std::equal(numbers.begin(), numbers.end(), plan.key.begin() + 4))
+    if (plan.key.size() == numbers.size() + size.size() &&
+        std::equal(size.begin(), size.end(), plan.key.begin()) &&
+        std::equal(numbers.begin(), numbers.end(), plan.key.begin() + size.size()))
       return plan;
   }
-  ChainPlan plan = make_plan(numbers, n, channels, height, width);
-  plan.key.assign(size, size + 4);
+  ChainPlan plan = make_plan(numbers, size);
+  plan.key.assign(size.begin(), size.end());
   plan.key.insert(plan.key.end(), numbers.begin(), numbers.end());
   if (cache.size() < kCachedPlans) {
     cache.reserve(kCachedPlans);
@@ -159,8 +162,8 @@ Tensor packed_chain(const Tensor& x_, const Tensor& packed, const Tensor& layers
   const int64_t groups =
       shared ? 1 : threads * ((n + threads * kGroupImages - 1) / (threads * kGroupImages));
   const int64_t size = std::max<int64_t>(1, (n + groups - 1) / groups);
-  const ChainPlan& plan =
-      plan_of(numbers, std::min(size, std::max<int64_t>(n, 1)), channels, height, width);
+  const ChainPlan& plan = plan_of(numbers, {std::max<int64_t>(std::min(size, n), 1), channels,
+                                            height, width, shared ? threads : 1});
   Tensor y = new_tensor(x, {n, plan.y_channels, plan.y_height, plan.y_width}, ScalarType::Float);
   if (n == 0 || x.numel() == 0) return y;
   const float *from = x.const_data_ptr<float>(), *weights = packed.const_data_ptr<float>();
@@ -174,7 +177,7 @@ Tensor packed_chain(const Tensor& x_, const Tensor& packed, const Tensor& layers
   torch::stable::parallel_for(0, (n + size - 1) / size, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t count = std::min(size, n - i * size);
-      run_layers(plan_of(numbers, count, channels, height, width), weights,
+      run_layers(plan_of(numbers, {count, channels, height, width, 1}), weights,
                  from + i * size * x_image, to + i * size * y_image);
     }
   });
