@@ -109,16 +109,15 @@ def test_the_peers_are_those_that_a_comparison_has_to_name():
     assert known == {"inference": compiled | exported, "training step": compiled}
 
 
-def test_bfloat16_waits_for_optimize_for_inference(monkeypatch, capsys):
+def test_bfloat16_is_left_out_while_there_are_no_kernels(monkeypatch, capsys):
     case = model_case("UNet", models.UNet, 1, (1, 8, 8), "inference", bfloat16=True)
-    monkeypatch.setattr(colorseg, "optimize_for_inference", None, raising=False)
     assert benchmark.main([case], ["--quick"]) == 0
-    assert "needs colorseg.optimize_for_inference" in capsys.readouterr().out
+    assert "kernels for float32 only" in capsys.readouterr().out
 
     def optimize(model, dtype=torch.float32):
         return model.to(dtype)
 
-    monkeypatch.setattr(colorseg, "optimize_for_inference", optimize)
+    monkeypatch.setattr(colorseg, "optimize_for_inference", optimize, raising=False)
     ((result,), _) = benchmark.run([case], quick=True, peers="channels_last")
     assert str(result.case) == "models UNet 1x1x8x8 bfloat16 inference"
 
