@@ -31,7 +31,7 @@ struct ConvPlan {
   int64_t weight_count() const { return x_channels * y_channels * kernel_area; }
 };
 
-// Whether this convolution is at least as fast here as in ATen; otherwise it is left to ATen.
+// Whether the library has kernels for this convolution; otherwise it is left to ATen.
 bool own_convolution(const Tensor& x, const Tensor& weight, const OptionalTensor& skip,
                      const ConvOptions& o);
 

@@ -4,14 +4,15 @@
 // (kernels/geometry.h) stay in the cache of one thread from the placing of x to what the caller
 // does with the result.
 #pragma once
-#include <type_traits>
+#include <array>
 #include <vector>
 
 #include "conv_plan.h"
 
 namespace colorseg::cpu {
 
-// A function that outlives the call it is passed to; unlike std::function it never allocates.
+// A function that lives at least as long as the call it is passed to; unlike std::function it never
+// allocates.
 template <typename Signature>
 class FunctionRef;
 template <typename Result, typename... Arguments>
@@ -81,7 +82,7 @@ void convolve(const ConvPlan& plan, const Sources& sources, const float* packed,
 // The lines [first, last) of the gradient of one channel of y, of image n; the result points at
 // line 0.
 using GradientLines =
-    std::function<const float*(int64_t n, int64_t c, int64_t first, int64_t last, ConvScratch&)>;
+    FunctionRef<const float*(int64_t n, int64_t c, int64_t first, int64_t last, ConvScratch&)>;
 
 struct ConvBackward {
   int64_t x_channels;  // of the data gradient that finish gets: the first ones, may be 0

@@ -12,6 +12,7 @@ namespace {
 
 constexpr int64_t kGroupImages = 8;
 constexpr size_t kCachedPlans = 16;  // per thread: shapes seen last
+
 ConvShape shape_of_layer(const PackedLayer& l, int64_t n, int64_t height, int64_t width) {
   ConvShape s{n, l.x_channels, 0, height, width, l.y_channels, 0, 0};
   s.out_height = conv_output_size(height, l.kernel[0], 0, l.options);
