@@ -19,7 +19,7 @@ from colorseg.nn.runs import Run, find_run, is_conv
 from colorseg.ops.chain import Layer
 from colorseg.ops.chain import run as run_layers
 
-# what own_convolution in csrc/cpu/convolve.cpp takes
+# what own_convolution in csrc/cpu/conv_plan.cpp takes
 MAX_CHANNELS, MAX_WEIGHTS, MAX_SPAN = 256, 1 << 20, 64
 STOCK_FORWARDS = (nn.Sequential.forward, FusedForward.forward)  # others may do anything
 
