@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "correlation.h"
+
 namespace colorseg::cpu {
 namespace {
 
@@ -127,49 +129,6 @@ std::vector<float> pack_adjoint(const ConvPlan& p, const float* weight, int64_t 
                           adjoint_taps(p.geometry, p.length), packed.data());
   return packed;
 }
-
-// Pieces whose weight gradients are added up one after the other; their sums are added up in
-// double. The number depends on shapes alone, so that results do not depend on the number of
-// threads.
-int64_t chunk_count(const ConvPlan& p) {
-  constexpr int64_t kLeast = 8, kMost = 32, kPieces = 6;
-  return std::min(p.pieces, std::clamp(p.pieces / kPieces, kLeast, kMost));
-}
-
-// The weight gradient of one chunk.
-class Correlation {
- public:
-  explicit Correlation(const ConvPlan& p)
-      : plan_(p),
-        swapped_(p.geometry.x_phases() < p.geometry.y_phases()),
-        groups_(correlate_groups(p.geometry, swapped_, p.length, p.length)),
-        size_(isa().conv.correlation_size(a_channels(), b_channels(), groups_)) {}
-
-  void start(ConvScratch& s) const {
-    s.partial.resize(std::max<size_t>(s.partial.size(), size_));
-    std::fill_n(s.partial.begin(), size_, 0.0f);
-  }
-
-  void add(int64_t positions, ConvScratch& s) const {
-    isa().conv.correlate(swapped_ ? s.x : s.y, swapped_ ? s.y : s.x, groups_, positions,
-                         s.partial.data());
-  }
-
-  void finish(const ConvScratch& s, float* gradient) const {
-    isa().conv.finish_correlation(a_channels(), b_channels(), groups_, s.partial.data(), gradient,
-                                  swapped_ ? plan_.in_stride : plan_.out_stride,
-                                  swapped_ ? plan_.out_stride : plan_.in_stride);
-  }
-
- private:
-  int64_t a_channels() const { return swapped_ ? plan_.x_channels : plan_.y_channels; }
-  int64_t b_channels() const { return swapped_ ? plan_.y_channels : plan_.x_channels; }
-
-  const ConvPlan& plan_;
-  bool swapped_;
-  std::vector<TapGroup> groups_;
-  int64_t size_;
-};
 
 }  // namespace
 
