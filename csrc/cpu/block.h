@@ -46,20 +46,27 @@ struct Moments {
   std::vector<double> mean, var;  // [C]; var is biased
 };
 
-// Mean and variance per channel from (count, mean, M2) per tile, merged by Chan's formula in
-// double.
+// Count, mean and sum of squared deviations of one channel, merged by Chan's formula in double.
+struct RunningMoments {
+  double count = 0, mean = 0, m2 = 0;
+
+  void merge(double n, double other_mean, double other_m2) {
+    if (n == 0) return;
+    const double delta = other_mean - mean, total = count + n;
+    m2 += other_m2 + (count == 0 ? 0 : delta * delta * count * n / total);
+    mean = count == 0 ? other_mean : (count * mean + n * other_mean) / total;
+    count = total;
+  }
+};
+
+// Mean and variance per channel from those of the tiles.
 inline Moments merge_moments(const Map& map, const TileSums& mean, const TileSums& m2) {
-  Moments m{std::vector<double>(map.channels), std::vector<double>(map.channels)};
-  std::vector<double> count(map.channels);
+  std::vector<RunningMoments> merged(map.channels);
   for_each_tile_sum(map, [&](int64_t c, int64_t tile, int64_t i) {
-    const double n = double(tile_at(map, tile).run().pixels), total = count[c] + n;
-    const double delta = mean.values[i] - m.mean[c];
-    m.var[c] += m2.values[i] + (count[c] == 0 ? 0 : delta * delta * count[c] * n / total);
-    m.mean[c] =
-        count[c] == 0 ? mean.values[i] : (count[c] * m.mean[c] + n * mean.values[i]) / total;
-    count[c] = total;
+    merged[c].merge(double(tile_at(map, tile).run().pixels), mean.values[i], m2.values[i]);
   });
-  for (int64_t c = 0; c < map.channels; ++c) m.var[c] /= count[c];
+  Moments m;
+  for (const RunningMoments& r : merged) m.mean.push_back(r.mean), m.var.push_back(r.m2 / r.count);
   return m;
 }
 

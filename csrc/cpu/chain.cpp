@@ -148,9 +148,9 @@ struct LayerGradients {
 };
 
 // Adds to the gradients of the links that the layer reads, and returns those of its parameters.
-LayerGradients layer_backward(const Layer& layer, int64_t index, const std::vector<Link>& links,
-                              std::vector<LinkGradient>& gradients, const Tensor& grad_y) {
-  const Planned planned = plan_layer(layer, links, index);
+LayerGradients layer_backward(const Layer& layer, const Planned& planned, int64_t index,
+                              const std::vector<Link>& links, std::vector<LinkGradient>& gradients,
+                              const Tensor& grad_y) {
   const ConvPlan& p = planned.own.plan;
   LayerGradients g{new_tensor(layer.weight,
                               {layer.weight.size(0), layer.weight.size(1), layer.weight.size(2),
@@ -218,11 +218,15 @@ std::vector<Tensor> chain_backward(const Tensor& grad_y_, const Tensor& x,
   const std::vector<Layer> layers = read_layers(parameters, numbers, eps);
   const auto count = static_cast<int64_t>(layers.size());
   std::vector<Link> links{{dense(x, false), nothing(x)}};
-  for (int64_t i = 0; i + 1 < count; ++i) {
+  links.reserve(count);  // plans point into links
+  std::vector<Planned> plans;
+  for (int64_t i = 0; i < count; ++i) {
+    plans.push_back(plan_layer(layers[i], links, i));
+    if (i + 1 == count) break;
     const Tensor* s = &saved[4 * i];
-    const Planned p = plan_layer(layers[i], links, i);
-    const int64_t channels = p.shape.conv.out_channels;
-    links.push_back(link_of(layers[i], p.shape, s[0], s[1],
+    const BlockShape& shape = plans[i].shape;
+    const int64_t channels = shape.conv.out_channels;
+    links.push_back(link_of(layers[i], shape, s[0], s[1],
                             {doubles_of(s[2], channels, 0), doubles_of(s[3], channels, 1)}));
   }
   std::vector<LinkGradient> gradients(links.size());
@@ -234,7 +238,7 @@ std::vector<Tensor> chain_backward(const Tensor& grad_y_, const Tensor& x,
   const Tensor grad_y = dense(grad_y_, false);
   std::vector<Tensor> results(1 + 4 * count, nothing(x));
   for (int64_t i = count - 1; i >= 0; --i) {
-    const LayerGradients g = layer_backward(layers[i], i, links, gradients, grad_y);
+    const LayerGradients g = layer_backward(layers[i], plans[i], i, links, gradients, grad_y);
     results[1 + 4 * i] = g.weight, results[2 + 4 * i] = g.bias;
     results[3 + 4 * i] = g.bn_weight, results[4 + 4 * i] = g.bn_bias;
     if (i + 1 < count) gradients[i + 1].map.reset();  // its last use

@@ -1,24 +1,6 @@
 #include "fused_block.h"
 
 namespace colorseg::cpu {
-namespace {
-
-// Statistics of some pieces of a channel, in the order of the pieces.
-struct Partial {
-  double count = 0, mean = 0, m2 = 0;
-
-  // Chan's formula
-  void merge(double n, double other_mean, double other_m2) {
-    if (n == 0) return;
-    const double delta = other_mean - mean, total = count + n;
-    m2 += other_m2 + (count == 0 ? 0 : delta * delta * count * n / total);
-    mean = count == 0 ? other_mean : (count * mean + n * other_mean) / total;
-    count = total;
-  }
-};
-
-}  // namespace
-
 Map map_of(const BlockShape& s, bool channels_last) {
   const bool up = s.resample == Resample::kUpsample2;
   return {s.conv.n,
@@ -43,7 +25,7 @@ Convolved convolve_block(const OwnConvolution& own, const Tensor& weight_,
       {}};
   float* z = result.z.mutable_data_ptr<float>();
   uint8_t* argmax = pool ? result.argmax.mutable_data_ptr<uint8_t>() : nullptr;
-  std::vector<Partial> partial(statistics ? own.plan.pieces * channels : 0);
+  std::vector<RunningMoments> partial(statistics ? own.plan.pieces * channels : 0);
   const auto finish = [&](const Piece& piece, const PieceResult& r, ConvScratch& scratch) {
     const int64_t first = pool ? r.line() / 2 : r.line();
     const int64_t lines =
@@ -51,7 +33,7 @@ Convolved convolve_block(const OwnConvolution& own, const Tensor& weight_,
     if (lines <= 0) return;
     const Run run{lines * map.width, 1};
     for (int64_t c = 0; c < channels; ++c) {
-      Partial sums;
+      RunningMoments sums;
       for (int64_t i = 0; i < piece.images; ++i) {
         const int64_t index = (piece.image + i) * channels + c;
         float* to = z + index * plane + first * map.width;
@@ -73,9 +55,9 @@ Convolved convolve_block(const OwnConvolution& own, const Tensor& weight_,
   convolve(own.plan, own.sources, pack_forward(own.plan, weight.const_data_ptr<float>()).data(),
            bias ? bias->const_data_ptr<float>() : nullptr, finish);
   for (int64_t c = 0; statistics && c < channels; ++c) {
-    Partial sums;
+    RunningMoments sums;
     for (int64_t i = 0; i < own.plan.pieces; ++i) {
-      const Partial& p = partial[i * channels + c];
+      const RunningMoments& p = partial[i * channels + c];
       sums.merge(p.count, p.mean, p.m2);
     }
     result.moments.mean.push_back(sums.mean);
