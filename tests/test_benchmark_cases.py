@@ -17,7 +17,7 @@ from colorseg.benchmark.memory import peak_memory
 from colorseg.benchmark.models import model_case
 from colorseg.benchmark.networks import Problem
 
-SCRIPTS = Path(benchmark.__file__).parents[2] / "benchmarks"
+SCRIPTS = Path(__file__).parents[1] / "benchmarks"
 # script: part of the label of its smallest case
 SMALLEST = {
     "bench_conv2d": "conv2d upsampled 32->24 100x32x8x8 float32 forward",
