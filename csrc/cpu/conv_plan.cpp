@@ -30,7 +30,8 @@ void cut(ConvPlan& p, const Bands& wanted) {
     p.bands = divide_up(p.rows, p.rows_per_piece);
   } else {
     const int64_t pieces = divide_up(p.images * positions, target);
-    p.images_per_piece = std::max<int64_t>(1, divide_up(p.images, divide_up(pieces, 8) * 8));
+    p.images_per_piece = std::max<int64_t>(
+        1, divide_up(p.images, divide_up(pieces, wanted.piece_step) * wanted.piece_step));
   }
   p.pieces = p.bands * divide_up(p.images, p.images_per_piece);
 }
@@ -79,7 +80,6 @@ ConvPlan plan_convolution(const ConvShape& s, int64_t kernel_height, int64_t ker
   p.margin = aligned(around * g.row + g.columns.reach);
   p.length = aligned(p.rows_per_piece * g.row + 2 * p.margin + kSlack);
   p.taps = forward_taps(g, p.length);
-  p.patch = winograd_patch(p.shape.padding, g.row, p.length);
   return p;
 }
 

@@ -170,11 +170,11 @@ void convolve(const ConvPlan& p, const Sources& sources, const float* packed, co
     for (int64_t i = begin; i < end; ++i) {
       const Piece piece = p.piece(i);
       place_x(p, piece, sources, s.x);
-      const int64_t positions = g.positions(piece.rows + (g.box && p.bands > 1 ? 1 : 0));
+      const int64_t rows = piece.rows + (g.box && p.bands > 1 ? 1 : 0);
       if (p.winograd)
-        isa().conv.winograd(s.x, p.patch, packed, bias, positions, y, s.winograd);
+        isa().conv.winograd(s.x, p.patch(false), p.squares(rows), packed, bias, y, s.winograd);
       else
-        isa().conv.multiply(s.x, p.taps, packed, bias, g.box, positions, y);
+        isa().conv.multiply(s.x, p.taps, packed, bias, g.box, g.positions(rows), y);
       finish(piece, PieceResult(p, piece, y, false), s);
     }
   });
@@ -187,8 +187,6 @@ void convolve_backward(const ConvPlan& p, const Sources& sources, const float* w
   const std::vector<float> packed =
       wanted.x_channels ? pack_adjoint(p, weight, wanted.x_channels) : std::vector<float>();
   const TapTable taps = adjoint_taps(g, p.length);
-  const int64_t around[2] = {2 - p.shape.padding[0], 2 - p.shape.padding[1]};
-  const Patch patch = winograd_patch(around, g.row, p.length);
   const Correlation correlation(p);
   const int64_t chunks = chunk_count(p);
   std::vector<float> weight_sums(wanted.grad_weight ? chunks * p.weight_count() : 0);
@@ -202,16 +200,16 @@ void convolve_backward(const ConvPlan& p, const Sources& sources, const float* w
         const Piece piece = p.piece(i);
         place_gradient(p, piece, gradient,
                        wanted.grad_bias ? &bias_sums[chunk * p.y_channels] : nullptr, s);
-        const int64_t positions = g.positions(piece.rows);
         if (wanted.grad_weight) {
           place_x(p, piece, sources, s.x);
-          correlation.add(positions, s);
+          correlation.add(g.runs(piece.rows), s);
         }
         if (wanted.x_channels == 0) continue;
         if (p.winograd)
-          isa().conv.winograd(s.y, patch, packed.data(), nullptr, positions, x, s.winograd);
+          isa().conv.winograd(s.y, p.patch(true), p.squares(piece.rows), packed.data(), nullptr, x,
+                              s.winograd);
         else
-          isa().conv.multiply(s.y, taps, packed.data(), nullptr, false, positions, x);
+          isa().conv.multiply(s.y, taps, packed.data(), nullptr, false, g.positions(piece.rows), x);
         finish(piece, PieceResult(p, piece, x, true), s);
       }
       if (wanted.grad_weight) correlation.finish(s, &weight_sums[chunk * p.weight_count()]);

@@ -20,7 +20,7 @@ class Correlation {
   explicit Correlation(const ConvPlan& p)
       : plan_(p),
         swapped_(p.geometry.x_phases() < p.geometry.y_phases()),
-        groups_(correlate_groups(p.geometry, swapped_, p.length, p.length)),
+        groups_(correlate_groups(p.geometry, swapped_, p.length)),
         size_(isa().conv.correlation_size(a_channels(), b_channels(), groups_)) {}
 
   void start(ConvScratch& s) const {
@@ -28,8 +28,8 @@ class Correlation {
     std::fill_n(s.partial.begin(), size_, 0.0f);
   }
 
-  void add(int64_t positions, ConvScratch& s) const {
-    isa().conv.correlate(swapped_ ? s.x : s.y, swapped_ ? s.y : s.x, groups_, positions,
+  void add(const Runs& runs, ConvScratch& s) const {
+    isa().conv.correlate(swapped_ ? s.x : s.y, swapped_ ? s.y : s.x, groups_, runs,
                          s.partial.data());
   }
 

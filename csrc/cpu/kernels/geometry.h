@@ -15,6 +15,11 @@
 
 namespace colorseg::cpu {
 
+constexpr int64_t kAlign = 16;  // floats of the widest vector
+
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t aligned(int64_t count) { return divide_up(count, kAlign) * kAlign; }
+
 struct Tap {
   int64_t x_phase, y_phase, offset, weight;
 };
@@ -26,10 +31,16 @@ struct Axis {
   int64_t reach;           // how far taps go beyond a phase's first and last line
 };
 
+// Positions that count: in each of `rows` rows, `segments` runs of `columns` positions.
+struct Runs {
+  int64_t rows, row, segments, segment, columns;  // row, segment: distances from one to the next
+};
+
 struct Geometry {
   Axis rows, columns;
   int64_t x_step, y_step;  // phases per axis
   bool box;                // y is summed over 2 x 2 squares: the convolution sees x upsampled
+  bool by_rows;            // rows start at whole vectors, as Winograd's products want them
   int64_t images, row;     // side by side, and the distance between rows
   std::vector<Tap> taps;
 
@@ -38,6 +49,12 @@ struct Geometry {
   // From the first position of the first row to the last of the last row.
   int64_t positions(int64_t row_count) const {
     return (row_count - 1) * row + (images - 1) * columns.pitch + columns.size;
+  }
+  // The same positions, without what lies between rows if they are counted one by one.
+  Runs runs(int64_t row_count) const {
+    if (!by_rows) return {1, 0, 1, 0, positions(row_count)};
+    if (columns.pitch % kAlign == 0) return {row_count, row, images, columns.pitch, columns.size};
+    return {row_count, row, 1, 0, (images - 1) * columns.pitch + columns.size};
   }
 };
 
@@ -48,8 +65,7 @@ struct Convolution {
   bool upsampled;  // x, 2x2 to the nearest, before it is convolved
 };
 
-// polyphase: both maps in 2 x 2 phases, as Winograd's F(2x2) wants them.
-Geometry make_geometry(const Convolution& c, bool polyphase, int64_t images);
+Geometry make_geometry(const Convolution& c, bool by_rows, int64_t images);
 
 // The taps of each phase of the map that is written; the one that is read has its phases
 // `phase_stride` apart.
@@ -70,27 +86,14 @@ struct FlatMap {
 
 constexpr int kGroupTaps = 3;
 
-// Up to 3 entries of the kernel whose sums are taken together.  With maps in phases an entry is a
-// sum over several pairs of phases, the rounds.
+// Up to 3 entries of the kernel whose sums are taken together.
 struct TapGroup {
-  struct Round {
-    int32_t a_offset, b_offset[kGroupTaps];
-  };
   int64_t taps;
-  int32_t weight[kGroupTaps];
-  std::vector<Round> rounds;
+  int32_t weight[kGroupTaps], b_offset[kGroupTaps];
 };
 
-// `a` is the map that has fewer phases: y, or x of a transposed convolution (then swapped is true).
-std::vector<TapGroup> correlate_groups(const Geometry& g, bool swapped, int64_t a_phase_stride,
-                                       int64_t b_phase_stride);
-
-// Where the 4 x 4 patch of a position lies, for padding in front of rows and columns.
-struct Patch {
-  int32_t offset[16];
-};
-
-Patch winograd_patch(const int64_t (&padding)[2], int64_t row, int64_t phase_stride);
+// `a` is the map without phases: y, or x of a transposed convolution (then swapped is true).
+std::vector<TapGroup> correlate_groups(const Geometry& g, bool swapped, int64_t b_phase_stride);
 
 // What is done to values on their way into a flat map: relu((x - center) * scale + offset).
 struct Activation {

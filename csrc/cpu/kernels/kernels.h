@@ -112,12 +112,13 @@ struct ConvKernels {
   void (*pack_winograd)(const float* weight, int64_t out_channels, int64_t out_stride,
                         int64_t in_channels, int64_t in_stride, bool flipped, float* packed);
   int64_t (*winograd_scratch)(int64_t in_channels);
-  void (*winograd)(const FlatMap& in, const Patch&, const float* packed, const float* bias,
-                   int64_t positions, const FlatMap& out, float* scratch);
+  // reads patches that begin at a position of each 2 x 2 square of `squares` + patch
+  void (*winograd)(const FlatMap& in, int64_t patch, const Runs& squares, const float* packed,
+                   const float* bias, const FlatMap& out, float* scratch);
   // weight gradients: correlate adds to partial sums, which finish turns into the gradient
   int64_t (*correlation_size)(int64_t a_channels, int64_t b_channels, const std::vector<TapGroup>&);
-  void (*correlate)(const FlatMap& a, const FlatMap& b, const std::vector<TapGroup>&,
-                    int64_t positions, float* partial);
+  void (*correlate)(const FlatMap& a, const FlatMap& b, const std::vector<TapGroup>&, const Runs&,
+                    float* partial);
   void (*finish_correlation)(int64_t a_channels, int64_t b_channels, const std::vector<TapGroup>&,
                              const float* partial, float* gradient, int64_t a_stride,
                              int64_t b_stride);

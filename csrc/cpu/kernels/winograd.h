@@ -1,15 +1,18 @@
 // Winograd's F(2x2, 3x3): a 3x3 convolution of stride 1 with 16 instead of 36 multiplications per
 // 2 x 2 outputs (Lavin and Gray, arXiv:1509.09308).
 //
-// Both maps are in 2 x 2 phases, so the 4 x 4 patch of an output square is 16 vectors at constant
-// distances.  Tiles of positions stay in the cache through all three steps: transform the patches,
-// 16 products, transform back.
+// A lane is a 2 x 2 square of outputs; two runs of columns make a vector of squares, so rows of
+// whole vectors are read and written in place.  Tiles of squares stay in the cache through all
+// three steps: transform the patches, 16 products, transform back.
 #pragma once
 #include "multiply.h"
 
 namespace colorseg::cpu::COLORSEG_ISA {
 
-constexpr int64_t kTile = kVectors * kWidth;  // positions
+constexpr int64_t kTile = kVectors * kWidth;  // squares
+// Floats of one channel's transformed patches, [16][kTile].  Not a multiple of 4096 bytes: channels
+// are read one after the other.
+constexpr int64_t kPatches = 16 * kTile + kWidth;
 
 // G g G^T of one 3x3 kernel, `step` apart (9 values from k on; -1 from the last one back).
 inline void transform_kernel(const float* k, int64_t step, float* u) {
@@ -43,72 +46,94 @@ inline void pack_winograd(const float* weight, int64_t out_channels, int64_t out
   }
 }
 
-// v = B^T d B; the result for patch entry i goes to v + i * stride.
-inline void transform_patch(const float* in, const Patch& patch, float* v, int64_t stride) {
-  Vector d[4][4];
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    const Vector a = load(in + patch.offset[j]), b = load(in + patch.offset[4 + j]),
-                 c = load(in + patch.offset[8 + j]), e = load(in + patch.offset[12 + j]);
-    d[0][j] = a - c, d[1][j] = b + c, d[2][j] = c - b, d[3][j] = b - e;
-  }
+// Two runs of kWidth columns, the lanes of one vector of 2 x 2 squares: where they begin.
+struct Columns {
+  int64_t left, right;
+};
+
+// The columns of vector `index`; where their number is odd, the last ones stand for two.
+inline Columns columns_at(const Runs& squares, int64_t index) {
+  const int64_t in_segment = (squares.columns + kWidth - 1) / kWidth;
+  const int64_t in_row = squares.segments * in_segment, count = squares.rows * in_row;
+  const auto at = [&](int64_t i) {
+    const int64_t run = i % in_row;
+    return i / in_row * squares.row + run / in_segment * squares.segment +
+           run % in_segment * kWidth;
+  };
+  return {at(2 * index), at(2 * index + 1 < count ? 2 * index + 1 : 2 * index)};
+}
+
+// v = B^T d B of the 4 x 4 patches d that begin at `in`, an entry every kTile floats.
+inline void transform_patches(const float* in, const Columns& at, int64_t row, float* v) {
+  Vector t[4][4];
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    store(v + (4 * i) * stride, d[i][0] - d[i][2]);
-    store(v + (4 * i + 1) * stride, d[i][1] + d[i][2]);
-    store(v + (4 * i + 2) * stride, d[i][2] - d[i][1]);
-    store(v + (4 * i + 3) * stride, d[i][1] - d[i][3]);
+    const float *left = in + at.left + i * row, *right = in + at.right + i * row;
+    const Vector first[2] = {load(left), load(right)}, last[2] = {load(left + 2), load(right + 2)};
+    const Vector a = even_lanes(first[0], first[1]), b = odd_lanes(first[0], first[1]),
+                 c = even_lanes(last[0], last[1]), d = odd_lanes(last[0], last[1]);
+    t[i][0] = a - c, t[i][1] = b + c, t[i][2] = c - b, t[i][3] = b - d;
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    store(v + j * kTile, t[0][j] - t[2][j]);
+    store(v + (4 + j) * kTile, t[1][j] + t[2][j]);
+    store(v + (8 + j) * kTile, t[2][j] - t[1][j]);
+    store(v + (12 + j) * kTile, t[1][j] - t[3][j]);
   }
 }
 
-// The 2 x 2 outputs A^T m A + bias, one per phase.
-inline void transform_back(const float* m, int64_t stride, Vector bias, float* out,
-                           int64_t phase_stride) {
+// The 2 x 2 squares A^T m A + bias.
+inline void transform_back(const float* m, Vector bias, float* out, const Columns& at,
+                           int64_t row) {
   Vector top[4], bottom[4];
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
-    const Vector a = load(m + j * stride), b = load(m + (4 + j) * stride),
-                 c = load(m + (8 + j) * stride), d = load(m + (12 + j) * stride);
+    const Vector a = load(m + j * kTile), b = load(m + (4 + j) * kTile),
+                 c = load(m + (8 + j) * kTile), d = load(m + (12 + j) * kTile);
     top[j] = a + b + c, bottom[j] = b - c - d;
   }
-  store(out, top[0] + top[1] + top[2] + bias);
-  store(out + phase_stride, top[1] - top[2] - top[3] + bias);
-  store(out + 2 * phase_stride, bottom[0] + bottom[1] + bottom[2] + bias);
-  store(out + 3 * phase_stride, bottom[1] - bottom[2] - bottom[3] + bias);
+  const auto line = [&](const Vector* t, float* to) {
+    const Vector even = t[0] + t[1] + t[2] + bias, odd = t[1] - t[2] - t[3] + bias;
+    store(to + at.right, interleave(even, odd, kWidth / 2));
+    store(to + at.left, interleave(even, odd, 0));
+  };
+  line(top, out);
+  line(bottom, out + row);
 }
 
 // Floats of scratch that winograd needs.
-inline int64_t winograd_scratch(int64_t in_channels) { return 16 * kTile * (in_channels + kBlock); }
+inline int64_t winograd_scratch(int64_t in_channels) { return (in_channels + kBlock) * kPatches; }
 
-inline void winograd(const FlatMap& in, const Patch& patch, const float* packed, const float* bias,
-                     int64_t positions, const FlatMap& out, float* scratch) {
+// squares: its rows are pairs of rows of the map; patch: where the patch of the first one begins.
+inline void winograd(const FlatMap& in, int64_t patch, const Runs& squares, const float* packed,
+                     const float* bias, const FlatMap& out, float* scratch) {
   static const int32_t here = 0;
-  const int64_t plane = in.channels * kTile;  // of one patch entry
-  float* products = scratch + 16 * plane;
-  for (int64_t p = 0; p < positions; p += kTile) {
-    const int64_t left = (positions - p + kWidth - 1) / kWidth;
-    const int64_t vectors = left < kVectors ? left : kVectors;
+  const int64_t runs = squares.segments * ((squares.columns + kWidth - 1) / kWidth);
+  const int64_t all = (squares.rows * runs + 1) / 2, row = squares.row / 2;
+  float* products = scratch + in.channels * kPatches;
+  for (int64_t first = 0; first < all; first += kVectors) {
+    const int64_t vectors = all - first < kVectors ? all - first : kVectors;
+    Columns at[kVectors];
+    for (int64_t v = 0; v < vectors; ++v) at[v] = columns_at(squares, first + v);
     for (int64_t c = 0; c < in.channels; ++c) {
-      for (int64_t v = 0; v < vectors; ++v) {
-        transform_patch(in.data + c * in.channel_stride + p + v * kWidth, patch,
-                        scratch + c * kTile + v * kWidth, plane);
-      }
+      const float* from = in.data + c * in.channel_stride + patch;
+      for (int64_t v = 0; v < vectors; ++v)
+        transform_patches(from, at[v], row, scratch + c * kPatches + v * kWidth);
     }
     const float* w = packed;
     for (int64_t o = 0; o < out.channels;) {
-      const int64_t block = block_at(o, out.channels), size = block * kTile;
+      const int64_t block = block_at(o, out.channels);
       for (int64_t i = 0; i < 16; ++i, w += in.channels * block) {
         multiply_block(block, vectors,
-                       {scratch + i * plane, in.channels, kTile, &here, 1, w, kNoBias,
-                        products + i * size, kTile});
+                       {scratch + i * kTile, in.channels, kPatches, &here, 1, w, kNoBias,
+                        products + i * kTile, kPatches});
       }
       for (int64_t j = 0; j < block; ++j) {
         const Vector start = bias ? broadcast(bias[o + j]) : Vector{};
-        float* to = out.data + (o + j) * out.channel_stride + p;
-        for (int64_t v = 0; v < vectors; ++v) {
-          transform_back(products + j * kTile + v * kWidth, size, start, to + v * kWidth,
-                         out.phase_stride);
-        }
+        float* to = out.data + (o + j) * out.channel_stride;
+        for (int64_t v = 0; v < vectors; ++v)
+          transform_back(products + j * kPatches + v * kWidth, start, to, at[v], row);
       }
       o += block;
     }
