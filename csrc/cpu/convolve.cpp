@@ -11,13 +11,19 @@ float* first_aligned(float* at) {
   return at + (kAlign - reinterpret_cast<uintptr_t>(at) / sizeof(float) % kAlign) % kAlign;
 }
 
+int64_t winograd_scratch(const ConvPlan& p, bool backward) {
+  if (!p.winograd) return 0;
+  const int64_t product = isa().conv.winograd_scratch(std::max(p.x_channels, p.y_channels));
+  if (!backward) return product;
+  return std::max(product, isa().conv.winograd_correlation_scratch(p.x_channels + p.y_channels));
+}
+
 // Gaps between lines and images must be zero; y is not read in forward.
 void make_room(const ConvPlan& p, bool backward, ConvScratch& s) {
   const Geometry& g = p.geometry;
   const int64_t x = p.x_channels * g.x_phases() * p.length;
   const int64_t y = p.y_channels * g.y_phases() * p.length;
-  const int64_t winograd =
-      p.winograd ? isa().conv.winograd_scratch(std::max(p.x_channels, p.y_channels)) : 0;
+  const int64_t winograd = winograd_scratch(p, backward);
   const int64_t lines = 2 * (p.rows_per_piece + 2 * g.rows.reach + 4);
   const int64_t plane =
       aligned(lines * (std::max(g.columns.x_size, g.columns.y_size) + 1) + kSlack);
@@ -202,7 +208,7 @@ void convolve_backward(const ConvPlan& p, const Sources& sources, const float* w
                        wanted.grad_bias ? &bias_sums[chunk * p.y_channels] : nullptr, s);
         if (wanted.grad_weight) {
           place_x(p, piece, sources, s.x);
-          correlation.add(g.runs(piece.rows), s);
+          correlation.add(piece.rows, s);
         }
         if (wanted.x_channels == 0) continue;
         if (p.winograd)

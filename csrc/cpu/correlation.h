@@ -21,19 +21,26 @@ class Correlation {
       : plan_(p),
         swapped_(p.geometry.x_phases() < p.geometry.y_phases()),
         groups_(correlate_groups(p.geometry, swapped_, p.length)),
-        size_(isa().conv.correlation_size(a_channels(), b_channels(), groups_)) {}
+        size_(p.winograd ? isa().conv.winograd_correlation_size(a_channels(), b_channels())
+                         : isa().conv.correlation_size(a_channels(), b_channels(), groups_)) {}
 
   void start(ConvScratch& s) const {
     s.partial.resize(std::max<size_t>(s.partial.size(), size_));
     std::fill_n(s.partial.begin(), size_, 0.0f);
   }
 
-  void add(const Runs& runs, ConvScratch& s) const {
-    isa().conv.correlate(swapped_ ? s.x : s.y, swapped_ ? s.y : s.x, groups_, runs,
-                         s.partial.data());
+  void add(int64_t rows, ConvScratch& s) const {
+    if (plan_.winograd)
+      return isa().conv.winograd_correlate(s.y, s.x, plan_.patch(false), plan_.squares(rows),
+                                           s.partial.data(), s.winograd);
+    isa().conv.correlate(swapped_ ? s.x : s.y, swapped_ ? s.y : s.x, groups_,
+                         plan_.geometry.positions(rows), s.partial.data());
   }
 
   void finish(const ConvScratch& s, float* gradient) const {
+    if (plan_.winograd)
+      return isa().conv.finish_winograd_correlation(a_channels(), b_channels(), s.partial.data(),
+                                                    gradient, plan_.out_stride, plan_.in_stride);
     isa().conv.finish_correlation(a_channels(), b_channels(), groups_, s.partial.data(), gradient,
                                   swapped_ ? plan_.in_stride : plan_.out_stride,
                                   swapped_ ? plan_.out_stride : plan_.in_stride);

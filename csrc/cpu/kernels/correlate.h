@@ -11,7 +11,7 @@ namespace colorseg::cpu::COLORSEG_ISA {
 
 template <int kChannels, int kTaps>
 void correlate_tile(const float* a, int64_t a_stride, const float* b, const TapGroup& group,
-                    const Runs& runs, float* partial) {
+                    int64_t positions, float* partial) {
   constexpr int kSums = kChannels * kTaps;
   Vector sum[kSums] = {};
   const auto step = [&](int64_t p, Indices mask) {
@@ -27,16 +27,11 @@ void correlate_tile(const float* a, int64_t a_stride, const float* b, const TapG
         sum[o * kTaps + t] = multiply_add(left, right[t], sum[o * kTaps + t]);
     }
   };
-  const int64_t whole = runs.columns / kWidth * kWidth;
-  const Indices all = Indices{} - 1, rest = first_lanes(runs.columns - whole);
-  for (int64_t row = 0; row < runs.rows; ++row) {
-    for (int64_t s = 0; s < runs.segments; ++s) {
-      const int64_t at = row * runs.row + s * runs.segment;
-      for (int64_t p = 0; p < whole; p += kWidth) step(at + p, all);
-      // what lies behind the last position must not count
-      if (whole < runs.columns) step(at + whole, rest);
-    }
-  }
+  const int64_t whole = positions / kWidth * kWidth;
+  const Indices all = Indices{} - 1, rest = first_lanes(positions - whole);
+  for (int64_t p = 0; p < whole; p += kWidth) step(p, all);
+  // what lies behind the last position must not count
+  if (whole < positions) step(whole, rest);
 #pragma GCC unroll 8
   for (int first = 0; first < kSums; first += 4) {
     const Vector zero{};
@@ -61,28 +56,28 @@ inline float whole_sum(const float* partial, int64_t index) {
 
 template <int kChannels>
 void correlate_taps(const float* a, int64_t a_stride, const float* b, const TapGroup& group,
-                    const Runs& runs, float* partial) {
+                    int64_t positions, float* partial) {
   switch (group.taps) {
     case 3:
-      return correlate_tile<kChannels, 3>(a, a_stride, b, group, runs, partial);
+      return correlate_tile<kChannels, 3>(a, a_stride, b, group, positions, partial);
     case 2:
-      return correlate_tile<kChannels, 2>(a, a_stride, b, group, runs, partial);
+      return correlate_tile<kChannels, 2>(a, a_stride, b, group, positions, partial);
     default:
-      return correlate_tile<kChannels, 1>(a, a_stride, b, group, runs, partial);
+      return correlate_tile<kChannels, 1>(a, a_stride, b, group, positions, partial);
   }
 }
 
 inline void correlate_block(int64_t block, const float* a, int64_t a_stride, const float* b,
-                            const TapGroup& group, const Runs& runs, float* partial) {
+                            const TapGroup& group, int64_t positions, float* partial) {
   switch (block) {
     case 8:
-      return correlate_taps<8>(a, a_stride, b, group, runs, partial);
+      return correlate_taps<8>(a, a_stride, b, group, positions, partial);
     case 4:
-      return correlate_taps<4>(a, a_stride, b, group, runs, partial);
+      return correlate_taps<4>(a, a_stride, b, group, positions, partial);
     case 2:
-      return correlate_taps<2>(a, a_stride, b, group, runs, partial);
+      return correlate_taps<2>(a, a_stride, b, group, positions, partial);
     default:
-      return correlate_taps<1>(a, a_stride, b, group, runs, partial);
+      return correlate_taps<1>(a, a_stride, b, group, positions, partial);
   }
 }
 
@@ -110,13 +105,14 @@ inline int64_t correlation_size(int64_t a_channels, int64_t b_channels,
                               [](int64_t, int64_t, int64_t, const TapGroup&, int64_t) {});
 }
 
-// Adds the products of a[i] and b[j] over these runs to partial sums.
+// Adds the products of a[i] and b[j] over `positions` to partial sums.
 inline void correlate(const FlatMap& a, const FlatMap& b, const std::vector<TapGroup>& groups,
-                      const Runs& runs, float* partial) {
+                      int64_t positions, float* partial) {
   for_each_correlation(a.channels, b.channels, groups,
                        [&](int64_t i, int64_t block, int64_t j, const TapGroup& group, int64_t at) {
                          correlate_block(block, a.data + i * a.channel_stride, a.channel_stride,
-                                         b.data + j * b.channel_stride, group, runs, partial + at);
+                                         b.data + j * b.channel_stride, group, positions,
+                                         partial + at);
                        });
 }
 

@@ -50,9 +50,8 @@ struct Geometry {
   int64_t positions(int64_t row_count) const {
     return (row_count - 1) * row + (images - 1) * columns.pitch + columns.size;
   }
-  // The same positions, without what lies between rows if they are counted one by one.
+  // The same positions row by row.
   Runs runs(int64_t row_count) const {
-    if (!by_rows) return {1, 0, 1, 0, positions(row_count)};
     if (columns.pitch % kAlign == 0) return {row_count, row, images, columns.pitch, columns.size};
     return {row_count, row, 1, 0, (images - 1) * columns.pitch + columns.size};
   }

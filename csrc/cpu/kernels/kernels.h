@@ -117,11 +117,18 @@ struct ConvKernels {
                    const float* bias, const FlatMap& out, float* scratch);
   // weight gradients: correlate adds to partial sums, which finish turns into the gradient
   int64_t (*correlation_size)(int64_t a_channels, int64_t b_channels, const std::vector<TapGroup>&);
-  void (*correlate)(const FlatMap& a, const FlatMap& b, const std::vector<TapGroup>&, const Runs&,
-                    float* partial);
+  void (*correlate)(const FlatMap& a, const FlatMap& b, const std::vector<TapGroup>&,
+                    int64_t positions, float* partial);
   void (*finish_correlation)(int64_t a_channels, int64_t b_channels, const std::vector<TapGroup>&,
                              const float* partial, float* gradient, int64_t a_stride,
                              int64_t b_stride);
+  // the same through Winograd's products; patch: of x, squares: as of winograd
+  int64_t (*winograd_correlation_size)(int64_t y_channels, int64_t x_channels);
+  int64_t (*winograd_correlation_scratch)(int64_t channels);  // of both maps
+  void (*winograd_correlate)(const FlatMap& y, const FlatMap& x, int64_t patch, const Runs& squares,
+                             float* partial, float* scratch);
+  void (*finish_winograd_correlation)(int64_t y_channels, int64_t x_channels, const float* partial,
+                                      float* gradient, int64_t y_stride, int64_t x_stride);
   void (*place)(const float* from, int64_t height, int64_t width, int64_t first, int64_t last,
                 const Activation&, const Lines& to);
   void (*collect)(const Lines& from, int64_t height, int64_t width, bool box, float* to);

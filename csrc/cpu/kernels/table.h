@@ -9,7 +9,7 @@
 #include "place.h"
 #include "resample.h"
 #include "soft_iou_loss.h"
-#include "winograd.h"
+#include "winograd_gradient.h"
 
 namespace colorseg::cpu::COLORSEG_ISA {
 
@@ -33,9 +33,22 @@ constexpr Kernels<T> table() {
 }
 
 constexpr ConvKernels conv_table() {
-  return {pack_weights, multiply,         pack_winograd, winograd_scratch,
-          winograd,     correlation_size, correlate,     finish_correlation,
-          place,        collect,          box_sums,      add,
+  return {pack_weights,
+          multiply,
+          pack_winograd,
+          winograd_scratch,
+          winograd,
+          correlation_size,
+          correlate,
+          finish_correlation,
+          winograd_correlation_size,
+          winograd_correlation_scratch,
+          winograd_correlate,
+          finish_winograd_correlation,
+          place,
+          collect,
+          box_sums,
+          add,
           sum};
 }
 

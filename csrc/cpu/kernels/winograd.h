@@ -51,10 +51,15 @@ struct Columns {
   int64_t left, right;
 };
 
+// Runs of kWidth columns.
+inline int64_t squares_of(const Runs& squares) {
+  return squares.rows * squares.segments * ((squares.columns + kWidth - 1) / kWidth);
+}
+
 // The columns of vector `index`; where their number is odd, the last ones stand for two.
 inline Columns columns_at(const Runs& squares, int64_t index) {
   const int64_t in_segment = (squares.columns + kWidth - 1) / kWidth;
-  const int64_t in_row = squares.segments * in_segment, count = squares.rows * in_row;
+  const int64_t in_row = squares.segments * in_segment, count = squares_of(squares);
   const auto at = [&](int64_t i) {
     const int64_t run = i % in_row;
     return i / in_row * squares.row + run / in_segment * squares.segment +
@@ -63,17 +68,20 @@ inline Columns columns_at(const Runs& squares, int64_t index) {
   return {at(2 * index), at(2 * index + 1 < count ? 2 * index + 1 : 2 * index)};
 }
 
+// One row of d B, for the patches that begin at `in`.
+inline void transform_row(const float* in, const Columns& at, Vector* t) {
+  const float *left = in + at.left, *right = in + at.right;
+  const Vector first[2] = {load(left), load(right)}, last[2] = {load(left + 2), load(right + 2)};
+  const Vector a = even_lanes(first[0], first[1]), b = odd_lanes(first[0], first[1]),
+               c = even_lanes(last[0], last[1]), d = odd_lanes(last[0], last[1]);
+  t[0] = a - c, t[1] = b + c, t[2] = c - b, t[3] = b - d;
+}
+
 // v = B^T d B of the 4 x 4 patches d that begin at `in`, an entry every kTile floats.
 inline void transform_patches(const float* in, const Columns& at, int64_t row, float* v) {
   Vector t[4][4];
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const float *left = in + at.left + i * row, *right = in + at.right + i * row;
-    const Vector first[2] = {load(left), load(right)}, last[2] = {load(left + 2), load(right + 2)};
-    const Vector a = even_lanes(first[0], first[1]), b = odd_lanes(first[0], first[1]),
-                 c = even_lanes(last[0], last[1]), d = odd_lanes(last[0], last[1]);
-    t[i][0] = a - c, t[i][1] = b + c, t[i][2] = c - b, t[i][3] = b - d;
-  }
+  for (int i = 0; i < 4; ++i) transform_row(in + i * row, at, t[i]);
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
     store(v + j * kTile, t[0][j] - t[2][j]);
@@ -109,8 +117,7 @@ inline int64_t winograd_scratch(int64_t in_channels) { return (in_channels + kBl
 inline void winograd(const FlatMap& in, int64_t patch, const Runs& squares, const float* packed,
                      const float* bias, const FlatMap& out, float* scratch) {
   static const int32_t here = 0;
-  const int64_t runs = squares.segments * ((squares.columns + kWidth - 1) / kWidth);
-  const int64_t all = (squares.rows * runs + 1) / 2, row = squares.row / 2;
+  const int64_t all = (squares_of(squares) + 1) / 2, row = squares.row / 2;
   float* products = scratch + in.channels * kPatches;
   for (int64_t first = 0; first < all; first += kVectors) {
     const int64_t vectors = all - first < kVectors ? all - first : kVectors;
