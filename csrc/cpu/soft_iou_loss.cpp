@@ -17,7 +17,7 @@ std::vector<double> class_sums(const Tensor& logits, bool channels_last, LabelSo
   std::vector<double> parts(chunk_count(s) * width), sums(s.n * width);
   for_each_chunk(s, [&](const Chunk& chunk) {
     int32_t labels[kChunkPixels];
-    const auto scratch = scratch_of<T>((s.channels + 2 * selected) * kLanes);
+    const PixelScratch<T> scratch((s.channels + 2 * selected) * kLanes);
     source.fill(chunk, labels);
     if (bytes)
       isa().labels_to_uint8(chunk.count, labels, bytes + chunk.n * s.pixels() + chunk.first);
@@ -145,7 +145,7 @@ Tensor soft_iou_loss_backward(const Tensor& grad_loss, const Tensor& logits_, co
     auto* out = grad.mutable_data_ptr<T>();
     for_each_chunk(s, [&](const Chunk& chunk) {
       int32_t labels[kChunkPixels];
-      const auto scratch = scratch_of<T>(2 * s.channels * kLanes);
+      const PixelScratch<T> scratch(2 * s.channels * kLanes);
       const int64_t row = per_image ? chunk.n * selected : 0;
       const auto view = logits_at(z, s, channels_last, chunk);
       source.fill(chunk, labels);

@@ -84,10 +84,11 @@ struct Kernels {
   void (*nearest_color_bytes)(int64_t pixels, const uint8_t* red, const uint8_t* green,
                               const uint8_t* blue, const T* palette, int64_t colors,
                               int32_t* labels);
-  // loss, argmax and grad may be null; grad is dL/d(logits) if dL/d(loss of a pixel) is `common`
+  // loss, argmax and grad may be null; grad is dL/d(logits) if dL/d(loss of a pixel) is `common`,
+  // written past the caches with `streams`
   CrossEntropySums (*cross_entropy)(Logits<T>, int64_t pixels, const int32_t* labels,
                                     ClassWeights<T>, T* scratch, T* log_sum_exp, T* loss,
-                                    int64_t* argmax, T common, T* grad);
+                                    int64_t* argmax, T common, T* grad, bool streams);
   void (*cross_entropy_backward)(Logits<T>, int64_t pixels, const int32_t* labels, ClassWeights<T>,
                                  const T* log_sum_exp, PixelGradient<T>, T* scratch, T* grad);
   void (*scale)(int64_t count, T factor, T* values);  // in place
