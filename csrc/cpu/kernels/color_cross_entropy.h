@@ -20,6 +20,7 @@ inline void add_exponentials(Block<const T> z, Block<T> e, int64_t c, T* __restr
   const T* __restrict from[kLines];
   T* __restrict to[kLines];
   for (int j = 0; j < kLines; ++j) from[j] = z.line(c + j), to[j] = e.line(c + j);
+#pragma GCC ivdep
   for (int64_t l = 0; l < kLanes; ++l) {
     T total = T(0);
     Bits most = largest[l];

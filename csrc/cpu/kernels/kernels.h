@@ -93,14 +93,18 @@ struct Kernels {
                                  const T* log_sum_exp, PixelGradient<T>, T* scratch, T* grad);
   void (*scale)(int64_t count, T factor, T* values);  // in place
   // sums is [selected][3]: intersection, probability, target; scratch additionally [2 * selected *
-  // kLanes]
+  // kLanes]; slopes [pixels] may be null and is written for two channels alone
   void (*soft_iou_sums)(Logits<T>, int64_t pixels, const int32_t* labels, const int64_t* classes,
-                        int64_t selected, T* scratch, double* sums);
+                        int64_t selected, T* scratch, double* sums, T* slopes);
   // inside, outside: dL/d(probability) of a selected class where it is, and where it is not, the
   // target
   void (*soft_iou_backward)(Logits<T>, int64_t pixels, const int32_t* labels,
                             const int64_t* classes, int64_t selected, const T* inside,
                             const T* outside, T* scratch, T* grad);
+  // the same from the slopes of two channels
+  void (*soft_iou_backward_of_two)(Logits<T>, int64_t pixels, const T* slopes,
+                                   const int64_t* classes, int64_t selected, const T* inside,
+                                   const T* outside, T* grad);
 };
 
 // Convolutions on flat maps, see geometry.h, in float32.
