@@ -24,14 +24,18 @@ inline PixelShape check_logits(const Tensor& logits) {
   return {logits.size(0), logits.size(1), logits.size(2), logits.size(3)};
 }
 
-inline void check_labels(const Tensor& target, const PixelShape& s) {
-  const ScalarType t = target.scalar_type();
-  STD_TORCH_CHECK(t == ScalarType::Byte || t == ScalarType::Long || t == ScalarType::Bool,
-                  "labels must be uint8, int64 or bool, got ", toString(t));
+inline void check_pixels(const Tensor& target, const PixelShape& s) {
   STD_TORCH_CHECK(target.dim() == 3 && target.size(0) == s.n && target.size(1) == s.height &&
                       target.size(2) == s.width,
                   "labels must be (N, H, W) = (", s.n, ", ", s.height, ", ", s.width, "), got ",
                   shape_of(target));
+}
+
+inline void check_labels(const Tensor& target, const PixelShape& s) {
+  const ScalarType t = target.scalar_type();
+  STD_TORCH_CHECK(t == ScalarType::Byte || t == ScalarType::Long || t == ScalarType::Bool,
+                  "labels must be uint8, int64 or bool, got ", toString(t));
+  check_pixels(target, s);
 }
 
 inline void check_palette(const Tensor& palette) {

@@ -64,12 +64,13 @@ STABLE_TORCH_LIBRARY(colorseg, m) {
   m.def("pack_chain(Tensor[] parameters, int[] layers, float[] eps) -> Tensor");
   m.def("packed_chain(Tensor x, Tensor packed, Tensor layers) -> Tensor");
   // sums: (images, classes, 2), the intersection and the union, in double; images is 1 unless
-  // per_image; labels: if with_labels the target in uint8, 255 where ignored, else empty
+  // per_image; kept: if keep what backward takes as its target, else empty: the labels in uint8,
+  // 255 where ignored; of two classes x0 x1, negative where the label is 0, 0 where it is ignored
   m.def(
       "soft_iou_loss(Tensor logits, Tensor target, int[] classes, bool per_image, float "
       "smooth_numerator, "
       "float smooth_denominator, int? ignore_index, Tensor? weight, str reduction, bool "
-      "with_labels) -> (Tensor loss, Tensor sums, Tensor labels)");
+      "keep) -> (Tensor loss, Tensor sums, Tensor kept)");
   m.def(
       "soft_iou_loss_backward(Tensor grad_loss, Tensor logits, Tensor target, Tensor sums, int[] "
       "classes, "

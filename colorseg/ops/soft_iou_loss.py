@@ -33,7 +33,7 @@ def soft_iou_loss(
 
     x is the softmax of the logits, y the mask of a class (Rahman and Wang 2016, equation 5, which
     has no smoothing).  Equivalent to :func:`colorseg.reference.soft_iou_loss`; no probability
-    tensor is stored.
+    tensor is stored, and for backward of two classes one number per pixel, the sigmoid's slope.
 
     Args:
         logits: (N, C, H, W) with C >= 2, float32 or float64; half types are computed in float32.
@@ -68,8 +68,9 @@ def soft_iou_loss(
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
     logits, weight = widened(logits), widened(weight)
     grad = needs_grad(logits)
-    # backward reads an eighth of the bytes
-    with_labels = grad and target.dtype == torch.int64 and logits.shape[1:2] <= (255,)
+    # backward reads labels an eighth as large, or of two classes nothing else
+    channels = logits.shape[1] if logits.dim() > 1 else 0
+    keep = grad and (channels == 2 or target.dtype == torch.int64 and channels <= 255)
     options = (
         _class_ids(classes, logits),
         per == "image",
@@ -77,7 +78,7 @@ def soft_iou_loss(
         ignore_index,
         weight,
         reduction,
-        with_labels,
+        keep,
     )
     return _soft_iou_loss(logits, target, *options, grad=grad)[0]
 
@@ -104,7 +105,7 @@ def _smoothing(smooth: float | tuple[float, float]) -> tuple[float, float]:
 
 @torch.library.register_fake("colorseg::soft_iou_loss")
 def _(logits, target, classes, per_image, numerator, denominator, ignore, weight, *last):  # type: ignore[no-untyped-def]
-    reduction, with_labels = last
+    reduction, keep = last
     torch._check(
         logits.dim() == 4, lambda: f"logits must be (N, C, H, W), got {logits.dim()} dimensions"
     )
@@ -112,8 +113,9 @@ def _(logits, target, classes, per_image, numerator, denominator, ignore, weight
     sums = logits.new_empty(
         logits.shape[0] if per_image else 1, len(classes), 2, dtype=torch.float64
     )
-    labels = target.new_empty(target.shape if with_labels else (0,), dtype=torch.uint8)
-    return logits.new_empty(size if reduction == "none" else []), sums, labels
+    dtype = logits.dtype if logits.shape[1] == 2 else torch.uint8
+    kept = target.new_empty(target.shape if keep else (0,), dtype=dtype)
+    return logits.new_empty(size if reduction == "none" else []), sums, kept
 
 
 @torch.library.register_fake("colorseg::soft_iou_loss_backward")
@@ -122,8 +124,8 @@ def _(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    logits, target, *options, ignore_index, weight, ctx.reduction, with_labels = inputs
-    if with_labels:
+    logits, target, *options, ignore_index, weight, ctx.reduction, keep = inputs
+    if keep:
         target, ignore_index = output[2], 255
     ctx.options = *options, ignore_index
     ctx.mark_non_differentiable(*output[1:])

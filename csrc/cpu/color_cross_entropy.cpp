@@ -37,14 +37,15 @@ CrossEntropySums run_forward(const Tensor& logits, bool channels_last, LabelSour
   const T* z = logits.const_data_ptr<T>();
   for_each_chunk(s, [&](const Chunk& chunk) {
     int32_t labels[kChunkPixels];
-    const auto scratch = scratch_of<T>(2 * s.channels * kLanes);
+    const PixelScratch<T> scratch(2 * s.channels * kLanes);
     const auto view = logits_at(z, s, channels_last, chunk);
     const int64_t at = chunk.n * s.pixels() + chunk.first;
     source.fill(chunk, labels);
     parts[chunk.index] = kernels<T>().cross_entropy(
         view, chunk.count, labels, weights, scratch.get(), out.log_sum_exp + at,
         out.loss ? out.loss + at : nullptr, out.argmax ? out.argmax + at : nullptr, common,
-        gradient ? gradient + (view.data - z) : nullptr);
+        gradient ? gradient + (view.data - z) : nullptr,
+        beyond_caches(s.n * s.channels * s.pixels() * sizeof(T)));
   });
   source.throw_if_out_of_range();
   CrossEntropySums sums{0, 0, 0, 0};
@@ -132,7 +133,7 @@ Tensor color_cross_entropy_backward(const Tensor& grad_loss_, const Tensor& logi
     auto* out = grad.mutable_data_ptr<T>();
     for_each_chunk(s, [&](const Chunk& chunk) {
       int32_t labels[kChunkPixels];
-      const auto scratch = scratch_of<T>(2 * s.channels * kLanes);
+      const PixelScratch<T> scratch(2 * s.channels * kLanes);
       const int64_t at = chunk.n * s.pixels() + chunk.first;
       source.fill(chunk, labels);
       const auto view = logits_at(z, s, channels_last, chunk);

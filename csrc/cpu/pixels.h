@@ -42,11 +42,23 @@ Logits<T> logits_at(const T* data, const PixelShape& s, bool channels_last, cons
           channels_last ? 1 : s.pixels(), pixel};
 }
 
-// Uninitialised memory of a chunk's kernel.
+// A map is written past the caches where it would not stay in those of the cores anyway.
+inline bool beyond_caches(int64_t bytes) { return bytes > 4 * 1024 * 1024; }
+
+// Uninitialised memory of a chunk's kernel; no vector of it crosses a cache line.
 template <typename T>
-std::unique_ptr<T[]> scratch_of(int64_t count) {
-  return std::unique_ptr<T[]>(new T[count]);
-}
+class PixelScratch {
+ public:
+  explicit PixelScratch(int64_t count) : memory_(new T[count + kLine]) {}
+  T* get() const {
+    const auto address = reinterpret_cast<uintptr_t>(memory_.get());
+    return memory_.get() + (-address & (kLine * sizeof(T) - 1)) / sizeof(T);
+  }
+
+ private:
+  static constexpr int64_t kLine = 64 / sizeof(T);
+  std::unique_ptr<T[]> memory_;
+};
 
 // Where labels come from: ready ones, or RGB quantised with a palette.  fill() writes -1 where
 // ignored.

@@ -1,5 +1,5 @@
-// One pass over the logits for the sums, one for the gradient; bound by memory for two
-// classes, else by the exponentials.
+// One pass over the logits for the sums.  For two classes it keeps the slopes of the sigmoid, and
+// backward is bound by memory; for more a second pass computes the exponentials again.
 #include "../soft_iou_loss.h"
 
 #include "block.h"
@@ -8,22 +8,29 @@
 namespace colorseg::cpu {
 namespace {
 
-// Sums per image and selected class: intersection, probability, target.  The labels are kept in
-// `bytes` unless it is null.
+// What backward reads: the labels as bytes, or for two classes the slopes; null where not wanted.
+template <typename T>
+struct Kept {
+  uint8_t* labels;
+  T* slopes;
+};
+
+// Sums per image and selected class: intersection, probability, target.
 template <typename T>
 std::vector<double> class_sums(const Tensor& logits, bool channels_last, LabelSource<T>& source,
-                               const PixelShape& s, const Ints& classes, uint8_t* bytes) {
+                               const PixelShape& s, const Ints& classes, const Kept<T>& kept) {
   const int64_t selected = static_cast<int64_t>(classes.size()), width = 3 * selected;
   std::vector<double> parts(chunk_count(s) * width), sums(s.n * width);
   for_each_chunk(s, [&](const Chunk& chunk) {
     int32_t labels[kChunkPixels];
-    const auto scratch = scratch_of<T>((s.channels + 2 * selected) * kLanes);
+    const PixelScratch<T> scratch((s.channels + 2 * selected) * kLanes);
     source.fill(chunk, labels);
-    if (bytes)
-      isa().labels_to_uint8(chunk.count, labels, bytes + chunk.n * s.pixels() + chunk.first);
+    const int64_t at = chunk.n * s.pixels() + chunk.first;
+    if (kept.labels) isa().labels_to_uint8(chunk.count, labels, kept.labels + at);
     kernels<T>().soft_iou_sums(logits_at(logits.const_data_ptr<T>(), s, channels_last, chunk),
                                chunk.count, labels, classes.data(), selected, scratch.get(),
-                               &parts[chunk.index * width]);
+                               &parts[chunk.index * width],
+                               kept.slopes ? kept.slopes + at : nullptr);
   });
   source.throw_if_out_of_range();
   for (int64_t i = 0; i < chunk_count(s); ++i) {
@@ -83,25 +90,26 @@ std::tuple<Tensor, Tensor, Tensor> soft_iou_loss(const Tensor& logits_, const Te
                                                  double smooth_numerator, double smooth_denominator,
                                                  std::optional<int64_t> ignore_index,
                                                  const OptionalTensor& weight,
-                                                 const std::string& reduction, bool with_labels) {
+                                                 const std::string& reduction, bool keep) {
   const SoftIouOptions o{classes,      per_image, smooth_numerator,         smooth_denominator,
                          ignore_index, weight,    reduction_from(reduction)};
   const PixelShape s = check_soft_iou_loss(logits_, target, o);
   const bool channels_last = is_channels_last(logits_);
-  STD_TORCH_CHECK(!with_labels || s.channels <= 255, "with_labels needs at most 255 channels, got ",
-                  s.channels);
+  STD_TORCH_CHECK(!keep || s.channels <= 255, "keep needs at most 255 channels, got ", s.channels);
   const Tensor logits = dense(logits_, channels_last);
+  const bool two = s.channels == 2;
   Tensor sums = nothing(logits);
-  Tensor labels =
-      new_tensor(logits, with_labels ? Ints{s.n, s.height, s.width} : Ints{0}, ScalarType::Byte);
-  uint8_t* bytes = with_labels ? labels.mutable_data_ptr<uint8_t>() : nullptr;
+  Tensor kept = new_tensor(logits, keep ? Ints{s.n, s.height, s.width} : Ints{0},
+                           two ? logits.scalar_type() : ScalarType::Byte);
   dispatch_dtype(logits, "soft_iou_loss", [&](auto zero) {
     using T = decltype(zero);
     LabelSource<T> source(target, {}, s, ignore_index);
-    sums = intersection_and_union(class_sums(logits, channels_last, source, s, classes, bytes),
-                                  logits, s.n, static_cast<int64_t>(classes.size()), per_image);
+    const Kept<T> to{keep && !two ? kept.mutable_data_ptr<uint8_t>() : nullptr,
+                     keep && two ? kept.mutable_data_ptr<T>() : nullptr};
+    sums = intersection_and_union(class_sums(logits, channels_last, source, s, classes, to), logits,
+                                  s.n, static_cast<int64_t>(classes.size()), per_image);
   });
-  return {reduced_loss(sums, o, logits.scalar_type()), sums, labels};
+  return {reduced_loss(sums, o, logits.scalar_type()), sums, kept};
 }
 
 // dL/d(probability) per image and class where it is (inside) and where it is not (outside) the
@@ -124,6 +132,40 @@ struct Slopes {
   }
 };
 
+// From the slopes that the forward pass kept: no logit is read.
+template <typename T>
+void backward_of_two(const PixelShape& s, bool channels_last, const Tensor& kept,
+                     const Ints& classes, bool per_image, const Slopes<T>& slopes, T* grad) {
+  const int64_t selected = static_cast<int64_t>(classes.size());
+  for_each_chunk(s, [&](const Chunk& chunk) {
+    const int64_t row = per_image ? chunk.n * selected : 0;
+    const auto view = logits_at<T>(grad, s, channels_last, chunk);
+    kernels<T>().soft_iou_backward_of_two(
+        view, chunk.count, kept.const_data_ptr<T>() + chunk.n * s.pixels() + chunk.first,
+        classes.data(), selected, &slopes.inside[row], &slopes.outside[row],
+        grad + (view.data - grad));
+  });
+}
+
+template <typename T>
+void backward_from_logits(const PixelShape& s, const Tensor& logits, bool channels_last,
+                          LabelSource<T>& source, const Ints& classes, bool per_image,
+                          const Slopes<T>& slopes, T* grad) {
+  const int64_t selected = static_cast<int64_t>(classes.size());
+  const auto* z = logits.const_data_ptr<T>();
+  for_each_chunk(s, [&](const Chunk& chunk) {
+    int32_t labels[kChunkPixels];
+    const PixelScratch<T> scratch(2 * s.channels * kLanes);
+    const int64_t row = per_image ? chunk.n * selected : 0;
+    const auto view = logits_at(z, s, channels_last, chunk);
+    source.fill(chunk, labels);
+    kernels<T>().soft_iou_backward(view, chunk.count, labels, classes.data(), selected,
+                                   &slopes.inside[row], &slopes.outside[row], scratch.get(),
+                                   grad + (view.data - z));
+  });
+  source.throw_if_out_of_range();
+}
+
 Tensor soft_iou_loss_backward(const Tensor& grad_loss, const Tensor& logits_, const Tensor& target,
                               const Tensor& sums, const Ints& classes, bool per_image,
                               double smooth_numerator, double smooth_denominator,
@@ -131,29 +173,20 @@ Tensor soft_iou_loss_backward(const Tensor& grad_loss, const Tensor& logits_, co
                               const std::string& reduction) {
   const SoftIouOptions o{classes,      per_image, smooth_numerator,         smooth_denominator,
                          ignore_index, weight,    reduction_from(reduction)};
-  const PixelShape s = check_soft_iou_loss(logits_, target, o);
+  const PixelShape s = check_soft_iou_loss(logits_, target, o, true);
   const bool channels_last = is_channels_last(logits_);
-  const Tensor logits = dense(logits_, channels_last);
-  const int64_t selected = static_cast<int64_t>(classes.size());
-  Tensor grad =
-      new_tensor(logits, {s.n, s.channels, s.height, s.width}, logits.scalar_type(), channels_last);
-  dispatch_dtype(logits, "soft_iou_loss_backward", [&](auto zero) {
+  Tensor grad = new_tensor(logits_, {s.n, s.channels, s.height, s.width}, logits_.scalar_type(),
+                           channels_last);
+  dispatch_dtype(logits_, "soft_iou_loss_backward", [&](auto zero) {
     using T = decltype(zero);
-    LabelSource<T> source(target, {}, s, ignore_index);
     const Slopes<T> slopes(dense(grad_loss, false), sums, o);
-    const auto* z = logits.const_data_ptr<T>();
-    auto* out = grad.mutable_data_ptr<T>();
-    for_each_chunk(s, [&](const Chunk& chunk) {
-      int32_t labels[kChunkPixels];
-      const auto scratch = scratch_of<T>(2 * s.channels * kLanes);
-      const int64_t row = per_image ? chunk.n * selected : 0;
-      const auto view = logits_at(z, s, channels_last, chunk);
-      source.fill(chunk, labels);
-      kernels<T>().soft_iou_backward(view, chunk.count, labels, classes.data(), selected,
-                                     &slopes.inside[row], &slopes.outside[row], scratch.get(),
-                                     out + (view.data - z));
-    });
-    source.throw_if_out_of_range();
+    T* to = grad.mutable_data_ptr<T>();
+    if (holds_slopes(target, logits_))
+      return backward_of_two(s, channels_last, dense(target, false), classes, per_image, slopes,
+                             to);
+    LabelSource<T> source(target, {}, s, ignore_index);
+    backward_from_logits(s, dense(logits_, channels_last), channels_last, source, classes,
+                         per_image, slopes, to);
   });
   return grad;
 }

@@ -1,9 +1,9 @@
 // Cross-entropy of a run of pixels.  With the gradient in the same pass every logit is read once,
-// costs one exponential and is written once: near the speed of a copy.
+// costs one exponential and is written once: bound by memory and the exponentials alike.
 #pragma once
 #include <cstdint>
 
-#include "logits.h"
+#include "color_cross_entropy_gradient.h"
 #include "math.h"
 
 namespace colorseg::cpu::COLORSEG_ISA {
@@ -20,6 +20,7 @@ inline void add_exponentials(Block<const T> z, Block<T> e, int64_t c, T* __restr
   const T* __restrict from[kLines];
   T* __restrict to[kLines];
   for (int j = 0; j < kLines; ++j) from[j] = z.line(c + j), to[j] = e.line(c + j);
+#pragma GCC ivdep
   for (int64_t l = 0; l < kLanes; ++l) {
     T total = T(0);
     Bits most = largest[l];
@@ -64,51 +65,6 @@ inline void sum_exponentials(Block<const T> z, int64_t channels, Block<T> e, T* 
   }
 }
 
-// Per lane of a block: d/dz_c = scale p_c - even w_c, and - hit at the label's channel.
-template <typename T>
-struct Slopes {
-  T scale[kLanes], hit[kLanes], even[kLanes];
-};
-
-template <typename T>
-inline void slopes_of(const int32_t* __restrict label, int64_t channels, int64_t lanes,
-                      const ClassWeights<T>& weights, const PixelGradient<T>& pixel,
-                      Slopes<T>& slopes) {
-  const T keep = T(1) - weights.smoothing, spread = weights.smoothing / T(channels);
-  T g[kLanes] = {};
-  for (int64_t l = 0; l < lanes; ++l) g[l] = pixel.each ? pixel.each[l] : pixel.common;
-  for (int64_t l = 0; l < kLanes; ++l) {
-    const T w = weights.weight && label[l] >= 0 ? weights.weight[label[l]] : T(1);
-    slopes.hit[l] = g[l] * keep * w;
-    slopes.even[l] = g[l] * spread;
-    slopes.scale[l] = slopes.hit[l] + slopes.even[l] * weights.total;
-  }
-}
-
-// Takes `hit` off the label's channel: a line per lane, instead of a comparison per logit.
-template <typename T>
-inline void subtract_at_label(Block<T> grad, const int32_t* __restrict label,
-                              const T* __restrict hit) {
-  for (int64_t l = 0; l < kLanes; ++l) grad.line(label[l] < 0 ? 0 : label[l])[l] -= hit[l];
-}
-
-// What label smoothing adds, and zeros where the label is ignored.
-template <typename T>
-inline void finish_gradient(Block<T> grad, int64_t channels, const int32_t* __restrict label,
-                            const ClassWeights<T>& weights, const Slopes<T>& slopes) {
-  for (int64_t c = 0; c < channels && weights.smoothing != T(0); ++c) {
-    const T w = weights.weight ? weights.weight[c] : T(1);
-    T* __restrict line = grad.line(c);
-    for (int64_t l = 0; l < kLanes; ++l) line[l] -= slopes.even[l] * w;
-  }
-  int32_t ignored = 0;
-  for (int64_t l = 0; l < kLanes; ++l) ignored |= label[l];
-  for (int64_t c = 0; c < channels && ignored < 0; ++c) {
-    T* __restrict line = grad.line(c);
-    for (int64_t l = 0; l < kLanes; ++l) line[l] = label[l] < 0 ? T(0) : line[l];
-  }
-}
-
 // Sums per lane over a run, so that they add up in the same order on every instruction set.
 template <typename T>
 struct LaneSums {
@@ -149,26 +105,10 @@ inline void losses_of(Block<const T> z, int64_t channels, const int32_t* __restr
   for (int64_t l = 0; l < kLanes; ++l) sums.valid[l] += label[l] >= 0;
 }
 
-// The gradient from the exponentials and their sums.
-template <typename T>
-inline void gradient_of(Block<T> e, const T* sum, Block<T> to, int64_t channels,
-                        const int32_t* label, const ClassWeights<T>& weights, Slopes<T>& slopes) {
-  // without smoothing scale is hit, and the tile is in the first cache, where the map need not be
-  if (weights.smoothing == T(0)) subtract_at_label(e, label, sum);
-  for (int64_t l = 0; l < kLanes; ++l) slopes.scale[l] /= sum[l];
-  for (int64_t c = 0; c < channels; ++c) {
-    const T* from = e.line(c);
-    T* line = to.line(c);  // may be `from`
-    for (int64_t l = 0; l < kLanes; ++l) line[l] = from[l] * slopes.scale[l];
-  }
-  if (weights.smoothing != T(0)) subtract_at_label(to, label, slopes.hit);
-  finish_gradient(to, channels, label, weights, slopes);
-}
-
 template <typename T>
 CrossEntropySums cross_entropy(Logits<T> logits, int64_t pixels, const int32_t* labels,
                                ClassWeights<T> weights, T* scratch, T* log_sum_exp, T* loss,
-                               int64_t* argmax, T common, T* grad) {
+                               int64_t* argmax, T common, T* grad, bool streams) {
   const int64_t channels = logits.channels;
   const Block<T> e = {scratch + channels * kLanes, kLanes};
   LaneSums<T> sums;
@@ -196,10 +136,11 @@ CrossEntropySums cross_entropy(Logits<T> logits, int64_t pixels, const int32_t* 
       Slopes<T> slopes;
       slopes_of(label, channels, lanes, weights, PixelGradient<T>{nullptr, common}, slopes);
       const Block<T> to = gradient_block(logits, p, lanes, grad, e.data);
-      gradient_of(e, sum, to, channels, label, weights, slopes);
+      gradient_of(e, sum, to, channels, label, weights, streams && in_place(logits, lanes), slopes);
       store_block(logits, p, lanes, to, grad);
     }
   }
+  finish_streams();
   return sums.total();
 }
 
@@ -226,7 +167,8 @@ void cross_entropy_backward(Logits<T> logits, int64_t pixels, const int32_t* lab
       for (int64_t l = 0; l < kLanes; ++l) line[l] = slopes.scale[l] * exp(from[l] - lse[l]);
     }
     subtract_at_label(to, label, slopes.hit);
-    finish_gradient(to, channels, label, weights, slopes);
+    if (weights.smoothing != T(0)) subtract_even(to, channels, weights, slopes.even);
+    if (any_ignored(label)) clear_ignored(to, channels, label);
     store_block(logits, p, lanes, to, grad);
   }
 }

@@ -84,22 +84,27 @@ struct Kernels {
   void (*nearest_color_bytes)(int64_t pixels, const uint8_t* red, const uint8_t* green,
                               const uint8_t* blue, const T* palette, int64_t colors,
                               int32_t* labels);
-  // loss, argmax and grad may be null; grad is dL/d(logits) if dL/d(loss of a pixel) is `common`
+  // loss, argmax and grad may be null; grad is dL/d(logits) if dL/d(loss of a pixel) is `common`,
+  // written past the caches with `streams`
   CrossEntropySums (*cross_entropy)(Logits<T>, int64_t pixels, const int32_t* labels,
                                     ClassWeights<T>, T* scratch, T* log_sum_exp, T* loss,
-                                    int64_t* argmax, T common, T* grad);
+                                    int64_t* argmax, T common, T* grad, bool streams);
   void (*cross_entropy_backward)(Logits<T>, int64_t pixels, const int32_t* labels, ClassWeights<T>,
                                  const T* log_sum_exp, PixelGradient<T>, T* scratch, T* grad);
   void (*scale)(int64_t count, T factor, T* values);  // in place
   // sums is [selected][3]: intersection, probability, target; scratch additionally [2 * selected *
-  // kLanes]
+  // kLanes]; slopes [pixels] may be null and is written for two channels alone
   void (*soft_iou_sums)(Logits<T>, int64_t pixels, const int32_t* labels, const int64_t* classes,
-                        int64_t selected, T* scratch, double* sums);
+                        int64_t selected, T* scratch, double* sums, T* slopes);
   // inside, outside: dL/d(probability) of a selected class where it is, and where it is not, the
   // target
   void (*soft_iou_backward)(Logits<T>, int64_t pixels, const int32_t* labels,
                             const int64_t* classes, int64_t selected, const T* inside,
                             const T* outside, T* scratch, T* grad);
+  // the same from the slopes of two channels
+  void (*soft_iou_backward_of_two)(Logits<T>, int64_t pixels, const T* slopes,
+                                   const int64_t* classes, int64_t selected, const T* inside,
+                                   const T* outside, T* grad);
 };
 
 // Convolutions on flat maps, see geometry.h, in float32.

@@ -1,5 +1,5 @@
-// Soft IoU of a run of pixels.  Two classes are a sigmoid, one exponential a pixel, and bound by
-// memory; more are bound by the exponentials.
+// Soft IoU of a run of pixels.  Two classes are a sigmoid, one exponential a pixel, whose slope is
+// kept, so that backward is bound by memory; more are bound by the exponentials.
 #pragma once
 #include <cstdint>
 
@@ -28,59 +28,96 @@ inline void softmax_of(Block<const T> z, int64_t channels, T* tile) {
   }
 }
 
-// The sums of class kClass: intersection, probability, target.  Its probability is
-// 1 / (1 + exp(other - mine)), to the last digit near 0 too.
-template <int kClass, bool kIgnores, typename T>
-void add_one_of_two(const Logits<T>& logits, int64_t pixels, const int32_t* labels, T* scratch,
-                    double* sums) {
-  T in[kLanes] = {}, all[kLanes] = {};
-  int32_t target[kLanes] = {}, tile[kLanes];
-  for (int64_t p = 0; p < pixels; p += kLanes) {
-    const int64_t lanes = lanes_from(p, pixels);
-    const Block<const T> z = block_of(logits, p, lanes, scratch);
-    const int32_t* __restrict label = labels_of(labels + p, lanes, tile);
-    const T* __restrict mine = z.line(kClass), * __restrict other = z.line(1 - kClass);
-    for (int64_t l = 0; l < kLanes; ++l) {
-      const T probability = T(1) / (T(1) + exp_clamped(other[l] - mine[l]));
-      const T x = kIgnores && label[l] < 0 ? T(0) : probability;
-      all[l] += x;
-      in[l] += label[l] == kClass ? x : T(0);
-      target[l] += label[l] == kClass;
-    }
-  }
-  for (int64_t l = 0; l < kLanes; ++l) sums[0] += in[l], sums[1] += all[l], sums[2] += target[l];
-}
+// Pixels that are worked on in one loop, which keeps its constants in registers.
+constexpr int64_t kRun = 8 * kLanes;
 
-template <int kClass, typename T>
-void add_one_of_two(const Logits<T>& logits, int64_t pixels, const int32_t* labels, T* scratch,
-                    double* sums) {
-  int32_t ignored = pixels % kLanes == 0 ? 0 : -1;  // as are the lanes beyond the last pixel
-  for (int64_t i = 0; i < pixels; ++i) ignored |= labels[i];
-  if (ignored < 0) {
-    add_one_of_two<kClass, true>(logits, pixels, labels, scratch, sums);
-  } else {
-    add_one_of_two<kClass, false>(logits, pixels, labels, scratch, sums);
+// Probabilities, x1 = 1 / (1 + exp(z0 - z1)) and if kBoth x0, to the last digit near 0 too; and
+// their product, which is dx1/dz1, negative where the target is not 1.
+template <bool kBoth, typename T>
+inline void two_classes(const T* __restrict z0, const T* __restrict z1, int64_t stride,
+                        int64_t pixels, const int32_t* __restrict label, T* __restrict x0,
+                        T* __restrict x1, T* __restrict slope) {
+  for (int64_t i = 0; i < pixels; ++i) {
+    const T e = exp_clamped(z0[i * stride] - z1[i * stride]), x = T(1) / (T(1) + e);
+    if (kBoth) x0[i] = e * x;
+    x1[i] = x;
+    slope[i] = label[i] == 1 ? e * x * x : -(e * x * x);
   }
 }
 
 template <typename T>
+inline void clear_ignored(int64_t pixels, const int32_t* __restrict label, T* __restrict values) {
+  for (int64_t i = 0; i < pixels; ++i) values[i] = label[i] < 0 ? T(0) : values[i];
+}
+
+// Sums of one of two classes, per lane.
+template <typename T>
+struct ClassSums {
+  T in[kLanes] = {}, all[kLanes] = {};
+  int64_t target = 0;
+
+  void add(const T* __restrict x, int64_t pixels, const int32_t* __restrict label, int32_t id) {
+    int64_t p = 0;
+    for (; p + kLanes <= pixels; p += kLanes) {
+      for (int64_t l = 0; l < kLanes; ++l) {
+        all[l] += x[p + l];
+        in[l] += label[p + l] == id ? x[p + l] : T(0);
+      }
+    }
+    for (int64_t l = 0; p + l < pixels; ++l) {
+      all[l] += x[p + l];
+      in[l] += label[p + l] == id ? x[p + l] : T(0);
+    }
+    int32_t count = 0;
+    for (int64_t i = 0; i < pixels; ++i) count += label[i] == id;
+    target += count;
+  }
+
+  void store(double* sums) const {
+    sums[0] = sums[1] = 0, sums[2] = static_cast<double>(target);
+    for (int64_t l = 0; l < kLanes; ++l) sums[0] += in[l], sums[1] += all[l];
+  }
+};
+
+template <typename T>
 void soft_iou_sums_of_two(const Logits<T>& logits, int64_t pixels, const int32_t* labels,
-                          const int64_t* classes, int64_t selected, T* scratch, double* sums) {
-  double of_class[2][3] = {};
+                          const int64_t* classes, int64_t selected, double* sums, T* slopes) {
+  const int64_t stride = logits.pixel_stride;
+  T x[2][kRun], unused[kRun];
+  ClassSums<T> of_class[2];
   bool wanted[2] = {};
   for (int64_t k = 0; k < selected; ++k) wanted[classes[k]] = true;
-  if (wanted[0]) add_one_of_two<0>(logits, pixels, labels, scratch, of_class[0]);
-  if (wanted[1]) add_one_of_two<1>(logits, pixels, labels, scratch, of_class[1]);
-  for (int64_t k = 0; k < selected; ++k) {
-    for (int64_t i = 0; i < 3; ++i) sums[3 * k + i] = of_class[classes[k]][i];
+  for (int64_t p = 0; p < pixels; p += kRun) {
+    const int64_t count = pixels - p < kRun ? pixels - p : kRun;
+    const T *z = logits.data + p * stride, *z1 = z + logits.channel_stride;
+    const int32_t* label = labels + p;
+    T* slope = slopes ? slopes + p : unused;
+    if (wanted[0]) {
+      two_classes<true>(z, z1, stride, count, label, x[0], x[1], slope);
+    } else if (stride == 1) {
+      two_classes<false>(z, z1, 1, count, label, x[0], x[1], slope);
+    } else {
+      two_classes<false>(z, z1, stride, count, label, x[0], x[1], slope);
+    }
+    int32_t ignored = 0;
+    for (int64_t i = 0; i < count; ++i) ignored |= label[i];
+    if (ignored < 0) {
+      if (wanted[0]) clear_ignored(count, label, x[0]);
+      clear_ignored(count, label, x[1]);
+      clear_ignored(count, label, slope);
+    }
+    for (int32_t id = 0; id < 2; ++id) {
+      if (wanted[id]) of_class[id].add(x[id], count, label, id);
+    }
   }
+  for (int64_t k = 0; k < selected; ++k) of_class[classes[k]].store(sums + 3 * k);
 }
 
 template <typename T>
 void soft_iou_sums(Logits<T> logits, int64_t pixels, const int32_t* labels, const int64_t* classes,
-                   int64_t selected, T* scratch, double* sums) {
+                   int64_t selected, T* scratch, double* sums, T* slopes) {
   if (logits.channels == 2)
-    return soft_iou_sums_of_two(logits, pixels, labels, classes, selected, scratch, sums);
+    return soft_iou_sums_of_two(logits, pixels, labels, classes, selected, sums, slopes);
   T* __restrict partial = scratch + logits.channels * kLanes;  // [selected][2][kLanes]
   for (int64_t i = 0; i < 2 * selected * kLanes; ++i) partial[i] = T(0);
   for (int64_t k = 0; k < 3 * selected; ++k) sums[k] = 0;
@@ -111,32 +148,27 @@ void soft_iou_sums(Logits<T> logits, int64_t pixels, const int32_t* labels, cons
   }
 }
 
-// dL/dz_1 = x_0 x_1 (d_1 - d_0) = -dL/dz_0, where the last factor has a value per label.
+// dL/dz_1 = x_0 x_1 (d_1 - d_0) = -dL/dz_0, where the last factor has a value per label: the kept
+// slopes are all that is read.
 template <typename T>
-void soft_iou_backward_of_two(const Logits<T>& logits, int64_t pixels, const int32_t* labels,
+void soft_iou_backward_of_two(Logits<T> logits, int64_t pixels, const T* __restrict slopes,
                               const int64_t* classes, int64_t selected, const T* inside,
-                              const T* outside, T* scratch, T* grad) {
+                              const T* outside, T* __restrict grad) {
   T at0 = T(0), at1 = T(0);
   for (int64_t k = 0; k < selected; ++k) {
-    at0 += classes[k] == 1 ? outside[k] : -inside[k];
+    at0 += classes[k] == 1 ? -outside[k] : inside[k];
     at1 += classes[k] == 1 ? inside[k] : -outside[k];
   }
-  int32_t tile[kLanes];
-  for (int64_t p = 0; p < pixels; p += kLanes) {
-    const int64_t lanes = lanes_from(p, pixels);
-    const Block<const T> z = block_of(logits, p, lanes, scratch);
-    const Block<T> to = gradient_block(logits, p, lanes, grad, scratch + 2 * kLanes);
-    const T* __restrict z0 = z.line(0), * __restrict z1 = z.line(1);
-    T* __restrict grad0 = to.line(0), * __restrict grad1 = to.line(1);
-    const int32_t* __restrict label = labels_of(labels + p, lanes, tile);
-    for (int64_t l = 0; l < kLanes; ++l) {
-      const T e = exp_clamped(z0[l] - z1[l]), x1 = T(1) / (T(1) + e);
-      const T value = e * x1 * x1 * (label[l] == 1 ? at1 : at0);
-      grad1[l] = label[l] < 0 ? T(0) : value;
-      grad0[l] = label[l] < 0 ? T(0) : -value;
+  const auto write = [=](int64_t stride) {
+    T* __restrict grad0 = grad, * __restrict grad1 = grad + logits.channel_stride;
+    for (int64_t i = 0; i < pixels; ++i) {
+      const T value = slopes[i] * (slopes[i] > T(0) ? at1 : at0);
+      grad1[i * stride] = slopes[i] == T(0) ? T(0) : value;
+      grad0[i * stride] = slopes[i] == T(0) ? T(0) : -value;
     }
-    store_block(logits, p, lanes, to, grad);
-  }
+  };
+  if (logits.pixel_stride == 1) return write(1);
+  write(logits.pixel_stride);
 }
 
 // With x = softmax(z) and d_k = dL/dx_k: dL/dz_c = x_c (d_c - sum_k x_k d_k).
@@ -144,9 +176,6 @@ template <typename T>
 void soft_iou_backward(Logits<T> logits, int64_t pixels, const int32_t* labels,
                        const int64_t* classes, int64_t selected, const T* inside, const T* outside,
                        T* scratch, T* grad) {
-  if (logits.channels == 2)
-    return soft_iou_backward_of_two(logits, pixels, labels, classes, selected, inside, outside,
-                                    scratch, grad);
   // [channels][kLanes]: d of every channel
   T* __restrict slope = scratch + logits.channels * kLanes;
   int32_t tile[kLanes];

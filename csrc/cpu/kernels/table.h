@@ -29,7 +29,8 @@ constexpr Kernels<T> table() {
           cross_entropy_backward<T>,
           scale<T>,
           soft_iou_sums<T>,
-          soft_iou_backward<T>};
+          soft_iou_backward<T>,
+          soft_iou_backward_of_two<T>};
 }
 
 constexpr ConvKernels conv_table() {

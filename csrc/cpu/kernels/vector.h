@@ -7,6 +7,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
@@ -29,6 +31,24 @@ typedef float UnalignedVector
 
 inline Vector load(const float* at) { return *reinterpret_cast<const UnalignedVector*>(at); }
 inline void store(float* at, Vector v) { *reinterpret_cast<UnalignedVector*>(at) = v; }
+// Past the caches, to an aligned address: no line is read before it is overwritten, and the reader
+// of a large map finds it in memory.  finish_streams() orders such stores before what follows.
+inline void stream(float* at, Vector v) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(at, v);
+#elif defined(__AVX2__)
+  _mm256_stream_ps(at, v);
+#elif defined(__SSE2__)
+  _mm_stream_ps(at, v);
+#else
+  store(at, v);
+#endif
+}
+inline void finish_streams() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
 inline Vector broadcast(float x) { return x - Vector{}; }  // x - 0 is x, also for -0
 
 inline Vector multiply_add(Vector a, Vector b, Vector c) {
