@@ -1,4 +1,7 @@
-"""``color_cross_entropy``: 24 colors, batch 100, against ready labels and against RGB pixels."""
+"""``color_cross_entropy``: 24 colors, batch 100, against ready labels and against RGB pixels.
+
+The backward pass is that of ``loss.backward()``; in the case "scaled" the loss has a factor.
+"""
 
 import sys
 from collections.abc import Iterator
@@ -33,15 +36,18 @@ def targets() -> Iterator[tuple[str, list[Tensor]]]:
 def cases() -> Iterator[Case]:
     torch.manual_seed(0)
     logits = torch.randn(SHAPE)
-    for name, target in targets():
-        for direction, gradients in [("forward", ()), ("forward+backward", (0,))]:
+    for kind, target in targets():
+        directions = [(kind, "forward", ()), (kind, "forward+backward", (0,))]
+        if kind == "labels":
+            directions.append((f"{kind} scaled", "forward+backward", (0,)))
+        for name, direction, gradients in directions:
             # logits and target are read, the gradient is written
             size = logits.nbytes * (1 + len(gradients)) + target[0].nbytes
             yield operator_case(
                 ("color_cross_entropy", name, direction),
                 ops.color_cross_entropy, reference.color_cross_entropy, [logits, *target],
-                gradients=gradients, plain=plain,
-                allowed=EXACT if name == "labels" else TIES, bytes=size,
+                gradients=gradients, plain=plain, scaled=name.endswith("scaled"),
+                allowed=EXACT if kind == "labels" else TIES, bytes=size,
             )  # fmt: skip
 
 

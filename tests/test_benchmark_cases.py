@@ -132,6 +132,20 @@ def test_peak_memory_is_of_what_lives_at_the_same_time():
     assert 4000 <= peak_memory(call) < 4400
 
 
+@pytest.mark.parametrize(("scaled", "times_of_one"), [(False, 1), (True, -1)])
+def test_upstream_gradient_of_what_is_timed(scaled, times_of_one, monkeypatch):
+    """1 as in loss.backward() unless scaled; parity is checked with another."""
+    monkeypatch.setattr(torch, "randn", lambda *size, **_: torch.full(*size, -1.0))
+    x, labels = torch.ones(3), ("sum", "", "forward+backward")
+    case = peers.operator_case(
+        labels, torch.sum, torch.sum, [x], gradients=(0,), compiles=False, scaled=scaled
+    )
+    for make in (case.ours, *case.peers.values()):
+        contestant = make()
+        assert contestant.results()[1].eq(-1).all()
+        assert contestant.call()[1].eq(times_of_one).all()
+
+
 def test_a_script_is_a_command():
     script, case = SCRIPTS / "bench_soft_iou_loss.py", SMALLEST["bench_soft_iou_loss"]
     command = [sys.executable, script, "--quick", "--threads", "1", "--peers", "eager"]
@@ -139,7 +153,7 @@ def test_a_script_is_a_command():
     done = subprocess.run(
         [*command, "--only", case], env=environment, capture_output=True, text=True, check=True
     )
-    assert len(done.stdout.splitlines()) == 4
+    assert len(done.stdout.splitlines()) == 5
     assert done.stderr == ""
 
 

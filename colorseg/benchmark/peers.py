@@ -45,9 +45,13 @@ def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]
 
 
 def bind(
-    function: Function, inputs: Sequence[Tensor], gradients: Sequence[int], lay_out: Layout
-) -> Callable[[], list[Tensor]]:
-    """``function`` of its own copies of the inputs, and the gradients of those at ``gradients``."""
+    function: Function, inputs: Sequence[Tensor], gradients: Sequence[int], lay_out: Layout,
+    scaled: bool = True,
+) -> Callable[[], list[Tensor]]:  # fmt: skip
+    """``function`` of its own copies of the inputs, and the gradients of those at ``gradients``.
+
+    The upstream gradient is random; without ``scaled`` it is 1, as in ``loss.backward()``.
+    """
     own = [lay_out(t) for t in inputs]
     leaves = [own[i].requires_grad_() for i in gradients]
 
@@ -58,7 +62,8 @@ def bind(
     def call() -> list[Tensor]:
         with torch.set_grad_enabled(bool(leaves)):
             y = function(*own)
-        return [y, *(torch.autograd.grad(y, leaves, cotangent(y.shape)) if leaves else ())]
+        upstream = cotangent(y.shape) if scaled else None
+        return [y, *(torch.autograd.grad(y, leaves, upstream) if leaves else ())]
 
     return call
 
@@ -66,20 +71,23 @@ def bind(
 def operator_case(
     labels: tuple[str, str, str], ours: Function, reference: Function, inputs: Sequence[Tensor], *,
     gradients: Sequence[int] = (), plain: Function | None = None, compiles: bool = True,
-    allowed: float = EXACT, **work: Any,
+    allowed: float = EXACT, scaled: bool = True, **work: Any,
 ) -> Case:  # fmt: skip
     """The case (op, name, direction): all functions take ``inputs`` and give one tensor.
 
     The peers run ``plain``, or the reference where that is what one writes in PyTorch.
-    ``compiles``: a compiler has something to fuse in it, so it is a peer.
+    ``compiles``: a compiler has something to fuse in it, so it is a peer.  Parity is checked with a
+    random upstream gradient.  Without ``scaled``, for losses, what is timed has the upstream
+    gradient 1, for all contestants: ``loss.backward()``, which is what training does.
     """
     op, name, direction = labels
 
     def make(function: Function, layout: Layout, compiling: bool = False) -> Make:
         def contestant() -> Contestant:
             body = compiled(function) if compiling else function
-            call = bind(body, inputs, gradients, layout)
-            return Contestant(call, call)
+            results = bind(body, inputs, gradients, layout)
+            call = results if scaled else bind(body, inputs, gradients, layout, scaled)
+            return Contestant(call, results)
 
         return contestant
 

@@ -70,7 +70,7 @@ def soft_iou_loss(
     grad = needs_grad(logits)
     # backward reads labels an eighth as large, or of two classes nothing else
     channels = logits.shape[1] if logits.dim() > 1 else 0
-    keep = grad and (channels == 2 or target.dtype == torch.int64 and channels <= 255)
+    keep = grad and (channels == 2 or (target.dtype == torch.int64 and channels <= 255))
     options = (
         _class_ids(classes, logits),
         per == "image",
