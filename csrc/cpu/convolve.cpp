@@ -164,6 +164,7 @@ std::vector<float> pack_forward(const ConvPlan& p, const float* weight) {
 void convolve(const ConvPlan& p, const Sources& sources, const float* packed, const float* bias,
               const Finish& finish) {
   const Geometry& g = p.geometry;
+  const auto multiply = p.pairs ? pair_kernels()->multiply : isa().conv.multiply;
   torch::stable::parallel_for(0, p.pieces, 1, [&](int64_t begin, int64_t end) {
     ConvScratch& s = scratch_of(p, false);
     const FlatMap y = result_map(p, s, p.y_channels, g.y_phases());
@@ -174,7 +175,7 @@ void convolve(const ConvPlan& p, const Sources& sources, const float* packed, co
       if (p.winograd)
         isa().conv.winograd(s.x, p.patch, packed, bias, positions, y, s.winograd);
       else
-        isa().conv.multiply(s.x, p.taps, packed, bias, g.box, positions, y);
+        multiply(s.x, p.taps, packed, bias, g.box, positions, y);
       finish(piece, PieceResult(p, piece, y, false), s);
     }
   });

@@ -130,6 +130,21 @@ struct ConvKernels {
   double (*sum)(int64_t count, const float* x);
 };
 
+// What convolutions in bfloat16 need besides.  A position holds a pair of channels, as 32 bits that
+// travel as a float: the even channel in the lower half.  An odd channel at the end has a partner
+// of zeros (null).  Sums are float32.
+struct PairKernels {
+  bool (*supported)();  // beside the instruction set of its name
+  // ConvKernels::multiply; `packed` is what its pack_weights makes of pairs of weights
+  void (*multiply)(const FlatMap& in, const TapTable&, const float* packed, const float* bias,
+                   bool bias_once, int64_t positions, const FlatMap& out);
+  // rounds to nearest even
+  void (*join)(int64_t count, const float* even, const float* odd, const Activation& of_even,
+               const Activation& of_odd, float* pairs);
+  void (*join_halves)(int64_t count, const uint16_t* even, const uint16_t* odd, float* pairs);
+  void (*narrow)(int64_t count, const float* x, const Activation&, uint16_t* y);
+};
+
 struct Isa {
   const char* name;
   bool (*supported)();
@@ -152,9 +167,12 @@ struct Isa {
 extern const Isa scalar_isa;
 #if defined(__x86_64__)
 extern const Isa avx2_isa, avx512_isa;
+extern const PairKernels avx512_bf16_pairs;
 #endif
 
 const Isa& isa();  // the one in use: the widest that this machine has, or COLORSEG_CPU_ISA
+
+const PairKernels* pair_kernels();  // null where the instruction set in use has none
 
 template <typename T>
 const Kernels<T>& kernels();

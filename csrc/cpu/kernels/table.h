@@ -33,7 +33,7 @@ constexpr Kernels<T> table() {
 }
 
 constexpr ConvKernels conv_table() {
-  return {pack_weights, multiply,         pack_winograd, winograd_scratch,
+  return {pack_weights, multiply<Floats>, pack_winograd, winograd_scratch,
           winograd,     correlation_size, correlate,     finish_correlation,
           place,        collect,          box_sums,      add,
           sum};
