@@ -148,6 +148,16 @@ void PieceResult::collect(int64_t i, int64_t channel, float* to) const {
       width_, box_, to);
 }
 
+void PieceResult::collect_pooled(int64_t i, int64_t channel, int64_t lines, ConvScratch& s,
+                                 float* to) const {
+  if (step_ == 1) {
+    const Lines from{image_of(plan_, map_, channel, i), plan_.geometry.row, map_.phase_stride, 1};
+    return isa().conv.collect_pooled(from, lines, width_ / 2, to);
+  }
+  collect(i, channel, s.plane[0]);
+  kernels<float>().maxpool2({lines, width_ / 2, 1, width_}, s.plane[0], to, s.codes.data());
+}
+
 std::vector<float> pack_forward(const ConvPlan& p, const float* weight) {
   if (p.winograd) {
     std::vector<float> packed(16 * p.x_channels * p.y_channels);

@@ -114,10 +114,10 @@ void run_float_layers(const ChainPlan& plan, const float* packed, const float* x
             l.keeps_affine() ? affines[i] + aligned(l.y_channels) + c : &zero};
         for (int64_t image = piece.image; image < piece.image + piece.images; ++image) {
           float* plane = to + ((image * l.y_channels + c) * p.height + first) * p.width;
-          r.collect(image - piece.image, c, pool ? s.plane[0] : plane);
-          const int64_t full = p.conv.shape.y_size[1];
           if (pool)
-            kernels<float>().maxpool2({lines, p.width, 1, full}, s.plane[0], plane, s.codes.data());
+            r.collect_pooled(image - piece.image, c, lines, s, plane);
+          else
+            r.collect(image - piece.image, c, plane);
           if (!last) continue;
           if (l.has_bn)
             kernels<float>().affine_relu({lines * p.width, 1}, plane, affine, l.relu, plane);
@@ -159,9 +159,8 @@ Tensor packed_chain(const Tensor& x_, const Tensor& packed, const Tensor& layers
   const bool shared = n < 2 * threads;  // layer by layer among the threads
   const int64_t groups =
       shared ? 1 : threads * ((n + threads * kGroupImages - 1) / (threads * kGroupImages));
-  const int64_t size = std::max<int64_t>(1, (n + groups - 1) / groups);
-  const ChainPlan& plan = plan_of(numbers, {std::max<int64_t>(std::min(size, n), 1), channels,
-                                            height, width, shared ? threads : 1, pairs});
+  const ChainPlan& plan = plan_of(numbers, {std::max<int64_t>(n / groups, 1), channels, height,
+                                            width, shared ? threads : 1, pairs});
   Tensor y = new_tensor(x, {n, plan.y_channels, plan.y_height, plan.y_width}, dtype);
   if (n == 0 || x.numel() == 0) return y;
   const auto from = static_cast<const char*>(x.const_data_ptr());
@@ -175,11 +174,11 @@ Tensor packed_chain(const Tensor& x_, const Tensor& packed, const Tensor& layers
     run_layers(plan, weights, from, to);
     return y;
   }
-  torch::stable::parallel_for(0, (n + size - 1) / size, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t count = std::min(size, n - i * size);
+      const int64_t first = i * n / groups, count = (i + 1) * n / groups - first;
       run_layers(plan_of(numbers, {count, channels, height, width, 1, pairs}), weights,
-                 from + i * size * x_image, to + i * size * y_image);
+                 from + first * x_image, to + first * y_image);
     }
   });
   return y;

@@ -30,10 +30,10 @@ struct PairResult {
   // Channel c of image piece.image + i, in one of two planes.
   const float* plane(const PieceResult& r, int64_t i, int64_t c, ConvScratch& s) const {
     float* to = s.plane[1 + c % 2];
-    r.collect(i, c, pool() ? s.plane[0] : to);
     if (pool())
-      kernels<float>().maxpool2({lines(r), planned.width, 1, r.width()}, s.plane[0], to,
-                                s.codes.data());
+      r.collect_pooled(i, c, lines(r), s, to);
+    else
+      r.collect(i, c, to);
     return to;
   }
 

@@ -124,6 +124,7 @@ struct ConvKernels {
   void (*place)(const float* from, int64_t height, int64_t width, int64_t first, int64_t last,
                 const Activation&, const Lines& to);
   void (*collect)(const Lines& from, int64_t height, int64_t width, bool box, float* to);
+  void (*collect_pooled)(const Lines& from, int64_t height, int64_t width, float* to);
   void (*box_sums)(const float* from, int64_t height, int64_t width, int64_t first, int64_t last,
                    float* to);
   void (*add)(int64_t count, const float* x, float* y);  // y += x

@@ -33,9 +33,19 @@ constexpr Kernels<T> table() {
 }
 
 constexpr ConvKernels conv_table() {
-  return {pack_weights, multiply<Floats>, pack_winograd, winograd_scratch,
-          winograd,     correlation_size, correlate,     finish_correlation,
-          place,        collect,          box_sums,      add,
+  return {pack_weights,
+          multiply<Floats>,
+          pack_winograd,
+          winograd_scratch,
+          winograd,
+          correlation_size,
+          correlate,
+          finish_correlation,
+          place,
+          collect,
+          collect_pooled,
+          box_sums,
+          add,
           sum};
 }
 
