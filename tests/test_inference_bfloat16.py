@@ -7,23 +7,17 @@ import threading
 import pytest
 import torch
 from chain_cases import run_plain, twins
-from conftest import assert_close, skip
-from sequential_cases import SEQUENTIALS, conv, randomize
+from conftest import assert_close
+from sequential_cases import SEQUENTIALS, randomize
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-import colorseg
 from colorseg import optimize_for_inference
-from colorseg.models import NETWORKS
+from colorseg.models import NETWORKS, UNet
 from colorseg.nn.packed import PackedChain
 
 ALL = pytest.mark.parametrize("name", NETWORKS)
-
-
-@pytest.fixture(autouse=True)
-def needs_bfloat16():
-    if not colorseg.build_info()["cpu_bfloat16"]:
-        skip("isa")
+pytestmark = pytest.mark.usefixtures("bfloat16_kernels")
 
 
 def optimized_twins(name, *arguments):
@@ -106,39 +100,13 @@ def test_sequentials(case, size):
             assert_close(optimized(x), copy.deepcopy(model).double()(x.double()))
 
 
-OPTIONS = [{}, {"stride": 2}, {"dilation": 2}, {"transposed": True}]
-OPTIONS += [{"transposed": True, "stride": 2, "kernel_size": 2}, {"kernel_size": (1, 5)}]
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3, 8, 15])
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_integers_are_exact(channels, options):
-    """No channel meets another's weight, whether their number is odd or even."""
-    options = {"kernel_size": 3, "transposed": False} | options
-    kind = nn.ConvTranspose2d if options.pop("transposed") else nn.Conv2d
-    block = nn.Sequential(kind(channels, channels + 2, **options), nn.BatchNorm2d(channels + 2, 0))
-    model = nn.Sequential(block, conv(channels + 2, 5)).eval()
-    for layer in (block[0], model[1]):  # few and small, so that no sum needs more than 8 bits
-        weight = torch.randint(-2, 3, layer.weight.shape) * (torch.rand(layer.weight.shape) < 0.1)
-        layer.weight.data.copy_(weight)
-        layer.bias.data.copy_(torch.arange(len(layer.bias)) - 2)
-    x = torch.randint(-3, 4, (5, channels, 11, 18)).bfloat16()
-    with torch.no_grad():
-        want = copy.deepcopy(model).double()(x.double())
-    assert torch.equal(optimize_for_inference(model, torch.bfloat16)(x).double(), want)
-
-
-def test_rounds_to_nearest_even():
-    """Between layers and at the end, ties and NaN included."""
-    model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.Conv2d(1, 1, 1, bias=False))
-    factors = torch.tensor([1 + 2**-7, 1 + 2**-6 + 2**-7])
-    for layer, factor in zip(model, factors, strict=True):
-        nn.init.constant_(layer.weight, factor)
-    x = torch.randn(1, 1, 50, 21).bfloat16()
-    x[..., 0, :4] = torch.tensor([1.0, float("inf"), float("-inf"), float("nan")])
-    want = ((x.float() * factors[0]).bfloat16().float() * factors[1]).bfloat16()
+def test_what_is_no_chain_is_converted():
+    model = randomize(nn.Sequential(UNet(num_in_channels=3), nn.Conv2d(24, 4, 3, groups=2)))
+    x = images(3, 3, 12, 8)
     y = optimize_for_inference(model, torch.bfloat16)(x)
-    assert torch.equal(y.nan_to_num(7.0), want.nan_to_num(7.0))
+    assert y.dtype == torch.bfloat16
+    assert next(model.parameters()).dtype == torch.float32
+    assert_close(y, model.double()(x.double()))
 
 
 @ALL

@@ -31,6 +31,14 @@ def test_sequentials(case, size):
         check(model, torch.randn(n, 3, *size))
 
 
+@pytest.mark.parametrize("size", [(12, 40), (9, 7)], ids=str)
+def test_nan_wins_a_max_pool(size):
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.MaxPool2d(2), nn.BatchNorm2d(1)).eval()
+    x = torch.randn(2, 1, *size)
+    x[torch.rand(x.shape) < 0.1] = float("nan")
+    check(model, x)
+
+
 class Encoder(nn.Module):
     """Sequentials around something that no chain has."""
 

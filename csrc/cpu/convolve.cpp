@@ -148,6 +148,10 @@ void PieceResult::collect(int64_t i, int64_t channel, float* to) const {
       width_, box_, to);
 }
 
+Rows PieceResult::rows(int64_t i, int64_t channel) const {
+  return {image_of(plan_, map_, channel, i), lines_, width_, plan_.geometry.row};
+}
+
 void PieceResult::collect_pooled(int64_t i, int64_t channel, int64_t lines, ConvScratch& s,
                                  float* to) const {
   if (step_ == 1) {

@@ -27,35 +27,37 @@ struct PairResult {
     return {0, scale[c], offset[c], true, layer.relu};
   }
 
-  // Channel c of image piece.image + i, in one of two planes.
-  const float* plane(const PieceResult& r, int64_t i, int64_t c, ConvScratch& s) const {
+  // Channel c of image piece.image + i: where it lies, or collected into one of two planes.
+  Rows rows(const PieceResult& r, int64_t i, int64_t c, ConvScratch& s) const {
+    if (!pool() && r.in_place()) return r.rows(i, c);
     float* to = s.plane[1 + c % 2];
     if (pool())
       r.collect_pooled(i, c, lines(r), s, to);
     else
       r.collect(i, c, to);
-    return to;
+    const int64_t count = lines(r) * planned.width;
+    return {to, 1, count, planned.width};
   }
 
   void store(const Piece& piece, const PieceResult& r, int64_t i, int64_t c, ConvScratch& s) const {
     const bool alone = c + 1 == layer.y_channels;
-    const float* even = plane(r, i, c, s);
-    const float* odd = alone ? nullptr : plane(r, i, c + 1, s);
+    const Rows even = rows(r, i, c, s);
+    const float* odd = alone ? nullptr : rows(r, i, c + 1, s).data;
     const int64_t plane = (piece.image + i) * lines_of(layer.y_channels, true) + c / 2;
-    pair_kernels()->join(lines(r) * planned.width, even, odd, activation(c),
-                         activation(alone ? c : c + 1),
+    pair_kernels()->join(even, odd, activation(c), activation(alone ? c : c + 1),
                          pairs + (plane * planned.height + first(r)) * planned.width);
   }
 
   void write(const Piece& piece, const PieceResult& r, int64_t i, int64_t c, ConvScratch& s) const {
-    const float* from = plane(r, i, c, s);
+    const Rows from = rows(r, i, c, s);
     const int64_t plane = (piece.image + i) * layer.y_channels + c, width = planned.width;
     const int64_t line = plane * planned.height + first(r);
     if (layer.resample != Resample::kUpsample2)
-      return pair_kernels()->narrow(lines(r) * width, from, activation(c), y + line * width);
-    for (int64_t l = 0; l < 2 * lines(r); ++l) {  // a value paired with itself is upsampled
-      const float* values = from + l / 2 * width;
-      pair_kernels()->join(width, values, values, activation(c), activation(c),
+      return pair_kernels()->narrow(from, activation(c), y + line * width);
+    // a value paired with itself is upsampled
+    for (int64_t l = 0; l < 2 * lines(r); ++l) {
+      const Rows values{from.data + l / 2 * from.pitch, 1, width, width};
+      pair_kernels()->join(values, values.data, activation(c), activation(c),
                            reinterpret_cast<float*>(y + (2 * line + l) * 2 * width));
     }
   }

@@ -131,6 +131,12 @@ struct ConvKernels {
   double (*sum)(int64_t count, const float* x);
 };
 
+// Lines of `width` values, `pitch` apart.
+struct Rows {
+  const float* data;
+  int64_t height, width, pitch;
+};
+
 // What convolutions in bfloat16 need besides.  A position holds a pair of channels, as 32 bits that
 // travel as a float: the even channel in the lower half.  An odd channel at the end has a partner
 // of zeros (null).  Sums are float32.
@@ -139,11 +145,11 @@ struct PairKernels {
   // ConvKernels::multiply; `packed` is what its pack_weights makes of pairs of weights
   void (*multiply)(const FlatMap& in, const TapTable&, const float* packed, const float* bias,
                    bool bias_once, int64_t positions, const FlatMap& out);
-  // rounds to nearest even
-  void (*join)(int64_t count, const float* even, const float* odd, const Activation& of_even,
+  // both round to nearest even; lines of `from` are `pitch` apart, those of the result dense
+  void (*join)(const Rows& from, const float* odd, const Activation& of_even,
                const Activation& of_odd, float* pairs);
   void (*join_halves)(int64_t count, const uint16_t* even, const uint16_t* odd, float* pairs);
-  void (*narrow)(int64_t count, const float* x, const Activation&, uint16_t* y);
+  void (*narrow)(const Rows& from, const Activation&, uint16_t* y);
 };
 
 struct Isa {

@@ -42,16 +42,21 @@ class Activate {
   bool affine_;
 };
 
-inline void join(int64_t count, const float* even, const float* odd, const Activation& of_even,
+// odd: the other lines, of the same shape.
+inline void join(const Rows& from, const float* odd, const Activation& of_even,
                  const Activation& of_odd, float* pairs) {
   const Activate low(of_even), high(of_odd);
   Indices order;  // of 16-bit lanes: all even channels, then all odd ones, side by side
   for (int i = 0; i < kWidth; ++i) order[i] = i | (kWidth + i) << 16;
-  for (int64_t i = 0; i < count; i += kWidth) {
-    const __mmask16 mask = lanes_left(count - i);
-    const Vector partner = odd ? high(mask, odd + i) : Vector{};
-    const auto both = (__m512i)_mm512_cvtne2ps_pbh(partner, low(mask, even + i));
-    _mm512_mask_storeu_epi32(pairs + i, mask, _mm512_permutexvar_epi16((__m512i)order, both));
+  for (int64_t y = 0; y < from.height; ++y, pairs += from.width) {
+    const int64_t line = y * from.pitch;
+    for (int64_t i = 0; i < from.width; i += kWidth) {
+      const __mmask16 mask = lanes_left(from.width - i);
+      const Vector partner = odd ? high(mask, odd + line + i) : Vector{};
+      const Vector own = low(mask, from.data + line + i);
+      const auto both = (__m512i)_mm512_cvtne2ps_pbh(partner, own);
+      _mm512_mask_storeu_epi32(pairs + i, mask, _mm512_permutexvar_epi16((__m512i)order, both));
+    }
   }
 }
 
@@ -66,11 +71,15 @@ inline void join_halves(int64_t count, const uint16_t* even, const uint16_t* odd
   }
 }
 
-inline void narrow(int64_t count, const float* x, const Activation& a, uint16_t* y) {
+inline void narrow(const Rows& from, const Activation& a, uint16_t* y) {
   const Activate activate(a);
-  for (int64_t i = 0; i < count; i += kWidth) {
-    const __mmask16 mask = lanes_left(count - i);
-    _mm256_mask_storeu_epi16(y + i, mask, (__m256i)_mm512_cvtneps_pbh(activate(mask, x + i)));
+  for (int64_t line = 0; line < from.height; ++line, y += from.width) {
+    const float* at = from.data + line * from.pitch;
+    for (int64_t i = 0; i < from.width; i += kWidth) {
+      const __mmask16 mask = lanes_left(from.width - i);
+      const auto halves = (__m256i)_mm512_cvtneps_pbh(activate(mask, at + i));
+      _mm256_mask_storeu_epi16(y + i, mask, halves);
+    }
   }
 }
 
