@@ -16,6 +16,7 @@ ISAS = {"scalar": ""}
 if platform.machine() in ("x86_64", "AMD64"):
     ISAS["avx2"] = "-mavx2 -mfma"
     ISAS["avx512"] = "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mprefer-vector-width=512"
+    ISAS["avx512_bf16"] = ISAS["avx512"] + " -mavx512bf16"
 
 kernel_headers = glob("csrc/cpu/kernels/*.h")
 libraries = [

@@ -28,7 +28,8 @@ def build_info() -> dict[str, Any]:
 
     Returns:
         version of colorseg, torch versions built against and running, whether CUDA kernels are in,
-        their architectures, the CPU instruction set chosen and those available, torch's threads.
+        their architectures, the CPU instruction set chosen and those available, whether it has
+        bfloat16 kernels, torch's threads.
     """
     extension = load()
     return {
@@ -39,5 +40,6 @@ def build_info() -> dict[str, Any]:
         "cuda_arch_list": list(extension.cuda_arch_list),
         "cpu_isa": extension.cpu_isa,
         "cpu_isas_available": list(extension.available_isas),
+        "cpu_bfloat16": extension.cpu_bfloat16,
         "threads": torch.get_num_threads(),
     }

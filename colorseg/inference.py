@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from colorseg.models.color import ColorNetwork
 from colorseg.nn.functional import why_not_readable
-from colorseg.nn.packed import PackedChain, links_of
+from colorseg.nn.packed import PackedChain, check_dtype, links_of
 from colorseg.palette import Palette
 
 
@@ -18,15 +18,17 @@ class OptimizedNetwork(nn.Module):
     palette: Palette | None
     grey: str
 
-    def __init__(self, network: ColorNetwork) -> None:
+    def __init__(self, network: ColorNetwork, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.chain = PackedChain(network.links())
+        self.chain = PackedChain(network.links(), dtype)
         self.frame, self.palette, self.grey = network.frame(), network.palette, network.grey
         self.num_in_channels, self.num_colors = network.num_in_channels, network.num_colors
         super().train(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, num_colors, H, W) of an image (N, num_in_channels, H, W), float32."""
+        """Logits (N, num_colors, H, W) of an image (N, num_in_channels, H, W), in the dtype
+        it was optimised for.
+        """
         return self.frame.run(x, self.chain)
 
     def train(self, mode: bool = True) -> "OptimizedNetwork":
@@ -44,25 +46,26 @@ def optimize_for_inference(model: nn.Module, dtype: torch.dtype = torch.float32)
     Args:
         model: a colorisation network, a ``Sequential`` of convolution blocks that ends in a
             convolution, or a model with such Sequentials in it (the rest is copied as it is).
-        dtype: torch.float32.
+        dtype: torch.float32; or, where ``colorseg.build_info()["cpu_bfloat16"]`` is true (the CPU
+            has AVX512_BF16), torch.bfloat16, with sums in float32.  ``model`` itself is in float32;
+            what is not replaced of the copy is converted.
 
     Returns:
-        A module in eval mode, without gradients, that takes the inputs of ``model`` in float32.
+        A module in eval mode, without gradients, that takes the inputs of ``model`` in ``dtype``.
 
     Raises:
         ValueError: nothing in the model can be optimised, or not in this dtype.
     """
-    if dtype != torch.float32:
-        raise ValueError(f"there are kernels for float32 only, got {dtype}")
+    check_dtype(dtype)
     if _is_stock(model):
-        return OptimizedNetwork(model)
-    optimized = _replaced(copy.deepcopy(model).eval())
+        return OptimizedNetwork(model, dtype)
+    optimized = _replaced(copy.deepcopy(model).eval(), dtype)
     if not any(isinstance(module, PackedChain) for module in optimized.modules()):
         raise ValueError(
             f"nothing in this {type(model).__name__} can be optimised: it has no Sequential of "
             "convolution, batch norm and ReLU on the CPU in float32"
         )
-    return optimized
+    return optimized.to(dtype) if dtype == torch.bfloat16 else optimized
 
 
 def _is_stock(module: nn.Module) -> TypeGuard[ColorNetwork]:
@@ -74,15 +77,15 @@ def _is_stock(module: nn.Module) -> TypeGuard[ColorNetwork]:
     )
 
 
-def _replaced(module: Any) -> Any:
+def _replaced(module: Any, dtype: torch.dtype) -> Any:
     """``module`` with every network and Sequential that is a chain replaced, however deep."""
     try:
         if _is_stock(module):
-            return OptimizedNetwork(module)
+            return OptimizedNetwork(module, dtype)
         if isinstance(module, nn.Sequential):
-            return PackedChain(links_of(module))
+            return PackedChain(links_of(module), dtype)
     except ValueError:
         pass  # perhaps a part of it can
     for name, child in list(module.named_children()):
-        setattr(module, name, _replaced(child))
+        setattr(module, name, _replaced(child, dtype))
     return module

@@ -30,6 +30,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("cpu_isa") =
       colorseg::cpu::isa().name;  // throws where COLORSEG_CPU_ISA asks for what is not there
   m.attr("available_isas") = available_isas();
+  m.attr("cpu_bfloat16") = colorseg::cpu::pair_kernels() != nullptr;
   m.def("measure_peak", &colorseg::cpu::measure_peak, pybind11::arg("isa_name"),
         pybind11::arg("seconds"), pybind11::call_guard<pybind11::gil_scoped_release>(),
         "float32 GFLOP/s that the calling thread reaches on an instruction set");

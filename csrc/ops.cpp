@@ -61,7 +61,7 @@ STABLE_TORCH_LIBRARY(colorseg, m) {
   // The same for inference, with batch norm folded and weights packed once; its layers are
   // described by the numbers of chain and the sizes of the weight (int64, in a tensor: lists cost
   // time).
-  m.def("pack_chain(Tensor[] parameters, int[] layers, float[] eps) -> Tensor");
+  m.def("pack_chain(Tensor[] parameters, int[] layers, float[] eps, bool bfloat16) -> Tensor");
   m.def("packed_chain(Tensor x, Tensor packed, Tensor layers) -> Tensor");
   // sums: (images, classes, 2), the intersection and the union, in double; images is 1 unless
   // per_image; kept: if keep what backward takes as its target, else empty: the labels in uint8,

@@ -36,6 +36,15 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture
+def bfloat16_kernels() -> None:
+    """Skips where optimize_for_inference has none."""
+    import colorseg
+
+    if not colorseg.build_info()["cpu_bfloat16"]:
+        skip("isa")
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     """The same inputs in every run and in any order."""

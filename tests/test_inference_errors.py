@@ -1,5 +1,9 @@
 """What optimize_for_inference and its models refuse, each in a sentence."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from chain_cases import twins
@@ -39,8 +43,9 @@ def test_no_training(make):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_no_other_dtypes(dtype):
-    with pytest.raises(ValueError, match=f"kernels for float32 only, got {dtype}"):
-        optimize_for_inference(UNet(), dtype)
+    if dtype != torch.bfloat16:
+        with pytest.raises(ValueError, match=f"kernels for float32 and bfloat16 only, got {dtype}"):
+            optimize_for_inference(UNet(), dtype)
     for model in (UNet().to(dtype), sequential().to(dtype)):
         with pytest.raises(ValueError, match=f"with {dtype} weights|nothing in this"):
             optimize_for_inference(model)
@@ -48,6 +53,29 @@ def test_no_other_dtypes(dtype):
     for model, channels in ((UNet(), 1), (sequential(), 3)):
         with pytest.raises(RuntimeError, match=f"was optimised for float32, got {name}"):
             optimize_for_inference(model)(torch.rand(1, channels, 8, 8).to(dtype))
+
+
+BFLOAT16 = """
+import colorseg, torch
+assert not colorseg.build_info()["cpu_bfloat16"]
+try:
+    colorseg.optimize_for_inference(colorseg.models.UNet(), torch.bfloat16)
+except ValueError as error:
+    print(error)
+torch.ops.colorseg.pack_chain([torch.zeros(1)], [], [], True)
+"""
+
+
+def test_no_bfloat16_without_its_instructions():
+    environment = os.environ | {"COLORSEG_CPU_ISA": "scalar"}
+    done = subprocess.run(
+        [sys.executable, "-c", BFLOAT16], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == (
+        "bfloat16 needs the AVX512_BF16 instructions, but scalar runs here without them; leave "
+        "dtype out for float32, or run the model under torch.autocast\n"
+    )
+    assert "bfloat16 needs the AVX512_BF16 instructions, but scalar runs here" in done.stderr
 
 
 @pytest.mark.parametrize(

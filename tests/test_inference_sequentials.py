@@ -5,21 +5,13 @@ import copy
 import pytest
 import torch
 from conftest import assert_close
+from sequential_cases import SEQUENTIALS, conv, randomize
 from torch import nn
 
 from colorseg import optimize_for_inference
 from colorseg.models import NETWORKS, UNet
 from colorseg.nn import ConvBNReLU
 from colorseg.nn.packed import PackedChain
-
-
-def randomize(model):
-    """Batch norms of ``model`` that have seen data, with gammas of both signs; and eval mode."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.weight), nn.init.normal_(module.bias)
-            module.running_mean.normal_(), module.running_var.uniform_(0.2, 2)
-    return model.eval()
 
 
 def check(model, x):
@@ -30,38 +22,6 @@ def check(model, x):
     return optimized
 
 
-def conv(inputs, outputs, **options):
-    return nn.Conv2d(inputs, outputs, 3, **({"padding": 1} | options))
-
-
-SEQUENTIALS = {
-    "one convolution": lambda: nn.Sequential(conv(3, 5)),
-    "convolutions": lambda: nn.Sequential(conv(3, 8), conv(8, 9), conv(9, 5, stride=2)),
-    "no bias": lambda: nn.Sequential(conv(3, 8, bias=False), nn.BatchNorm2d(8), conv(8, 5)),
-    "ends in a block": lambda: nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU()),
-    "ends in a batch norm": lambda: nn.Sequential(conv(3, 8), nn.BatchNorm2d(8)),
-    "ends in a pool": lambda: nn.Sequential(
-        conv(3, 8), nn.MaxPool2d(2), nn.BatchNorm2d(8), nn.ReLU()
-    ),
-    "ends in an upsample": lambda: nn.Sequential(
-        conv(3, 8), nn.Upsample(scale_factor=2), nn.BatchNorm2d(8), nn.ReLU()
-    ),
-    "pool, then upsample": lambda: nn.Sequential(
-        conv(3, 8), nn.MaxPool2d(2), nn.BatchNorm2d(8),
-        conv(8, 8), nn.Upsample(scale_factor=2), nn.BatchNorm2d(8), nn.ReLU(),
-        conv(8, 5),
-    ),
-    "nested blocks": lambda: nn.Sequential(
-        ConvBNReLU(3, 8, 3, resample="maxpool2"),
-        ConvBNReLU(8, 9, 4, resample="upsample2"),
-        nn.Sequential(nn.ConvTranspose2d(9, 8, 2, 2), nn.BatchNorm2d(8), nn.ReLU()),
-        ConvBNReLU(8, 8, 3, relu=False, dilation=2),
-        conv(8, 5),
-    ),
-    "without gammas": lambda: nn.Sequential(ConvBNReLU(3, 8, 3, affine=False), conv(8, 5)),
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("size", [(16, 12), (9, 14)], ids=str)
 @pytest.mark.parametrize("case", SEQUENTIALS)
 def test_sequentials(case, size):
@@ -69,6 +29,14 @@ def test_sequentials(case, size):
     model = randomize(model) if case != "without gammas" else model.eval()
     for n in (1, 3, 20):
         check(model, torch.randn(n, 3, *size))
+
+
+@pytest.mark.parametrize("size", [(12, 40), (9, 7)], ids=str)
+def test_nan_wins_a_max_pool(size):
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.MaxPool2d(2), nn.BatchNorm2d(1)).eval()
+    x = torch.randn(2, 1, *size)
+    x[torch.rand(x.shape) < 0.1] = float("nan")
+    check(model, x)
 
 
 class Encoder(nn.Module):

@@ -63,7 +63,7 @@ def test_build_info():
     info = colorseg.build_info()
     assert list(info) == [
         "version", "torch_built", "torch_running", "cuda", "cuda_arch_list",
-        "cpu_isa", "cpu_isas_available", "threads",
+        "cpu_isa", "cpu_isas_available", "cpu_bfloat16", "threads",
     ]  # fmt: skip
     assert info["version"] == colorseg.__version__
     assert info["cpu_isa"] in info["cpu_isas_available"]

@@ -21,19 +21,21 @@ class PackedChain(nn.Module):
 
     Args:
         links: the blocks, see :class:`colorseg.nn.chain.Link`; float32, on the CPU.
+        dtype: of images and results, torch.float32 or torch.bfloat16.
 
     Shape:
-        (N, C, H, W) float32, on the CPU -> what the last block makes of it.
+        (N, C, H, W) in ``dtype``, on the CPU -> what the last block makes of it.
 
     Raises:
-        ValueError: a block has no kernel; it says which one and why.
+        ValueError: a block has no kernel, or the dtype; it says which one and why.
     """
 
     packed: Tensor  # weights in the order the kernels of `isa` read them
     layers: Tensor
 
-    def __init__(self, links: Sequence[Link]) -> None:
+    def __init__(self, links: Sequence[Link], dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
+        check_dtype(dtype)
         layers = read_layers(links) if links else "there is no block"
         if len(layers) > MAX_LAYERS and not isinstance(layers, str):
             layers = f"a chain has at most {MAX_LAYERS} blocks, not {len(layers)}"
@@ -49,14 +51,15 @@ class PackedChain(nn.Module):
             none = weight.new_empty(0)
             tensors = (*layer.parameters, *layer.running)
             parameters += [none if t is None else t.detach() for t in tensors]
-        packed = torch.ops.colorseg.pack_chain(parameters, numbers, [layer.eps for layer in layers])
-        self.isa = build_info()["cpu_isa"]
+        eps, bfloat16 = [layer.eps for layer in layers], dtype == torch.bfloat16
+        packed = torch.ops.colorseg.pack_chain(parameters, numbers, eps, bfloat16)
+        self.dtype, self.isa = dtype, _instruction_set(dtype)
         self.register_buffer("packed", packed, persistent=False)
         self.register_buffer("layers", torch.tensor(numbers), persistent=False)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what was pickled, unless kernels of another width packed its weights."""
-        isa = build_info()["cpu_isa"]
+        isa = _instruction_set(state["dtype"])
         if state["isa"] != isa:
             raise RuntimeError(
                 f"this model was optimised for {state['isa']} and {isa} runs here; save the model "
@@ -80,6 +83,27 @@ class PackedChain(nn.Module):
                 "train the model it was made from"
             )
         return super().train(mode)
+
+
+def check_dtype(dtype: torch.dtype) -> None:
+    """Raise ValueError if there are no kernels for it on this machine."""
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(
+            f"there are kernels for float32 and bfloat16 only, got {dtype}; choose one of them"
+        )
+    info = build_info()
+    if dtype == torch.bfloat16 and not info["cpu_bfloat16"]:
+        raise ValueError(
+            f"bfloat16 needs the AVX512_BF16 instructions, but {info['cpu_isa']} runs here without "
+            "them; leave dtype out for float32, or run the model under torch.autocast"
+        )
+
+
+def _instruction_set(dtype: torch.dtype) -> str:
+    """Whose kernels read packed weights."""
+    info = build_info()
+    paired = dtype == torch.bfloat16 and info["cpu_bfloat16"]
+    return f"{info['cpu_isa']}_bf16" if paired else str(info["cpu_isa"])
 
 
 def links_of(sequential: nn.Sequential) -> list[Link]:

@@ -55,7 +55,7 @@ bool own_convolution(const Tensor& x, const Tensor& weight, const OptionalTensor
 }
 
 ConvPlan plan_convolution(const ConvShape& s, int64_t kernel_height, int64_t kernel_width,
-                          const ConvOptions& o, bool upsampled, const Bands& bands) {
+                          const ConvOptions& o, bool upsampled, const Bands& bands, bool pairs) {
   const int64_t scale = upsampled ? 2 : 1;
   ConvPlan p{};
   p.shape = {{s.in_height / scale, s.in_width / scale},
@@ -67,7 +67,7 @@ ConvPlan plan_convolution(const ConvShape& s, int64_t kernel_height, int64_t ker
              o.transposed,
              upsampled};
   p.images = s.n, p.x_channels = s.in_channels + s.skip_channels, p.y_channels = s.out_channels;
-  p.winograd = winograd_wins(p.shape, p.x_channels, p.y_channels);
+  p.pairs = pairs, p.winograd = !pairs && winograd_wins(p.shape, p.x_channels, p.y_channels);
   p.geometry = make_geometry(p.shape, p.winograd, 1);
   p.kernel_area = kernel_height * kernel_width;
   p.out_stride = o.transposed ? p.kernel_area : p.x_channels * p.kernel_area;

@@ -154,6 +154,20 @@ void PieceResult::collect(int64_t i, int64_t channel, float* to) const {
       width_, box_, to);
 }
 
+Rows PieceResult::rows(int64_t i, int64_t channel) const {
+  return {image_of(plan_, map_, channel, i), lines_, width_, plan_.geometry.row};
+}
+
+void PieceResult::collect_pooled(int64_t i, int64_t channel, int64_t lines, ConvScratch& s,
+                                 float* to) const {
+  if (step_ == 1) {
+    const Lines from{image_of(plan_, map_, channel, i), plan_.geometry.row, map_.phase_stride, 1};
+    return isa().conv.collect_pooled(from, lines, width_ / 2, to);
+  }
+  collect(i, channel, s.plane[0]);
+  kernels<float>().maxpool2({lines, width_ / 2, 1, width_}, s.plane[0], to, s.codes.data());
+}
+
 std::vector<float> pack_forward(const ConvPlan& p, const float* weight) {
   if (p.winograd) {
     std::vector<float> packed(16 * p.x_channels * p.y_channels);
@@ -170,6 +184,7 @@ std::vector<float> pack_forward(const ConvPlan& p, const float* weight) {
 void convolve(const ConvPlan& p, const Sources& sources, const float* packed, const float* bias,
               const Finish& finish) {
   const Geometry& g = p.geometry;
+  const auto multiply = p.pairs ? pair_kernels()->multiply : isa().conv.multiply;
   torch::stable::parallel_for(0, p.pieces, 1, [&](int64_t begin, int64_t end) {
     ConvScratch& s = scratch_of(p, false);
     const FlatMap y = result_map(p, s, p.y_channels, g.y_phases());
@@ -180,7 +195,7 @@ void convolve(const ConvPlan& p, const Sources& sources, const float* packed, co
       if (p.winograd)
         isa().conv.winograd(s.x, p.patch(false), p.squares(rows), packed, bias, y, s.winograd);
       else
-        isa().conv.multiply(s.x, p.taps, packed, bias, g.box, g.positions(rows), y);
+        multiply(s.x, p.taps, packed, bias, g.box, g.positions(rows), y);
       finish(piece, PieceResult(p, piece, y, false), s);
     }
   });

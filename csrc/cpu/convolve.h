@@ -58,6 +58,11 @@ class PieceResult {
   PieceResult(const ConvPlan& plan, const Piece& piece, const FlatMap& map, bool of_x);
   // The lines [line(), line() + lines()) of one channel, of image piece.image + i.
   void collect(int64_t i, int64_t channel, float* to) const;
+  // Where these lines lie, if the map has no phases.
+  bool in_place() const { return step_ == 1; }
+  Rows rows(int64_t i, int64_t channel) const;
+  // Their first `lines` behind a 2x2 max-pool.
+  void collect_pooled(int64_t i, int64_t channel, int64_t lines, ConvScratch& s, float* to) const;
   int64_t line() const { return line_; }
   int64_t lines() const { return lines_; }
   int64_t width() const { return width_; }

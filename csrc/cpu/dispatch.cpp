@@ -43,4 +43,12 @@ const Isa& isa() {
   return chosen;
 }
 
+const PairKernels* pair_kernels() {
+#if defined(__x86_64__)
+  static const bool usable = &isa() == &avx512_isa && avx512_bf16_pairs.supported();
+  if (usable) return &avx512_bf16_pairs;
+#endif
+  return nullptr;
+}
+
 }  // namespace colorseg::cpu

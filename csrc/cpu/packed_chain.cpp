@@ -14,7 +14,7 @@ constexpr int64_t kGroupImages = 8;
 constexpr size_t kCachedPlans = 16;  // per thread: shapes seen last
 
 ConvShape shape_of_layer(const PackedLayer& l, int64_t n, int64_t height, int64_t width) {
-  ConvShape s{n, l.x_channels, 0, height, width, l.y_channels, 0, 0};
+  ConvShape s{n, l.x_lines(), 0, height, width, l.y_channels, 0, 0};
   s.out_height = conv_output_size(height, l.kernel[0], 0, l.options);
   s.out_width = conv_output_size(width, l.kernel[1], 1, l.options);
   STD_TORCH_CHECK(s.out_height > 0 && s.out_width > 0,
@@ -23,26 +23,10 @@ ConvShape shape_of_layer(const PackedLayer& l, int64_t n, int64_t height, int64_
   return s;
 }
 
-// A layer for a batch of a certain size: the map that it stores, and its result.
-struct PlannedLayer {
-  ConvPlan conv;
-  int64_t height, width;  // of the stored map: in front of an upsample, behind a max-pool
-  int64_t offset;         // of that map in the workspace
-};
-
-struct ChainPlan {
-  Ints key;
-  std::vector<PackedLayer> layers;
-  std::vector<PlannedLayer> planned;
-  int64_t y_channels, y_height, y_width, workspace;
-};
-
-// What a plan depends on besides the layers; threads: that share these images.
-using BatchSize = std::array<int64_t, 5>;  // n, channels, height, width, threads
-
 ChainPlan make_plan(const Ints& numbers, const BatchSize& size) {
-  const auto [n, channels, height, width, threads] = size;
-  ChainPlan plan{{}, read_packed(numbers), {}, 0, 0, 0, 0};
+  const auto [n, channels, height, width, threads, pairs] = size;
+  ChainPlan plan{{}, size, read_packed(numbers, pairs), {}, 0, 0, 0, 0};
+  if (pairs) plan.workspace = aligned(n * lines_of(channels, true) * height * width);  // of x
   struct Size {
     int64_t channels, height, width;
   };
@@ -61,10 +45,11 @@ ChainPlan make_plan(const Ints& numbers, const BatchSize& size) {
     const ConvShape s = shape_of_layer(l, n, x.height, x.width);
     const int64_t pool = l.resample == Resample::kMaxPool2 ? 2 : 1;
     const int64_t up = l.resample == Resample::kUpsample2 ? 2 : 1;
-    PlannedLayer p{plan_convolution(s, l.kernel[0], l.kernel[1], l.options, l.upsampled, bands),
-                   s.out_height / pool, s.out_width / pool, plan.workspace};
+    PlannedLayer p{
+        plan_convolution(s, l.kernel[0], l.kernel[1], l.options, l.upsampled, bands, pairs),
+        s.out_height / pool, s.out_width / pool, plan.workspace};
     STD_TORCH_CHECK(p.height > 0 && p.width > 0, "the image is too small for this network");
-    plan.workspace += aligned(n * l.y_channels * p.height * p.width);
+    plan.workspace += aligned(n * lines_of(l.y_channels, pairs) * p.height * p.width);
     sizes.push_back({l.y_channels, up * p.height, up * p.width});
     plan.planned.push_back(std::move(p));
   }
@@ -96,13 +81,11 @@ const ChainPlan& plan_of(const Ints& numbers, const BatchSize& size) {
 }
 
 // All layers for the images at x; y is theirs, too.
-void run_layers(const ChainPlan& plan, const float* packed, const float* x, float* y) {
-  thread_local std::vector<float> workspace;
-  if (static_cast<int64_t>(workspace.size()) < plan.workspace) workspace.resize(plan.workspace);
-  float* const maps = workspace.data();
+void run_float_layers(const ChainPlan& plan, const float* packed, const float* x, float* y,
+                      float* maps) {
   const auto source = [&](int64_t index, const float* const* affines) {
     Source s;
-    if (index == 0) return s.data = x, s.channels = plan.key[1], s;
+    if (index == 0) return s.data = x, s.channels = plan.size[1], s;
     const PackedLayer& l = plan.layers[index - 1];
     s.data = maps + plan.planned[index - 1].offset, s.channels = l.y_channels, s.relu = l.relu;
     if (l.keeps_affine())
@@ -131,10 +114,10 @@ void run_layers(const ChainPlan& plan, const float* packed, const float* x, floa
             l.keeps_affine() ? affines[i] + aligned(l.y_channels) + c : &zero};
         for (int64_t image = piece.image; image < piece.image + piece.images; ++image) {
           float* plane = to + ((image * l.y_channels + c) * p.height + first) * p.width;
-          r.collect(image - piece.image, c, pool ? s.plane[0] : plane);
-          const int64_t full = p.conv.shape.y_size[1];
           if (pool)
-            kernels<float>().maxpool2({lines, p.width, 1, full}, s.plane[0], plane, s.codes.data());
+            r.collect_pooled(image - piece.image, c, lines, s, plane);
+          else
+            r.collect(image - piece.image, c, plane);
           if (!last) continue;
           if (l.has_bn)
             kernels<float>().affine_relu({lines * p.width, 1}, plane, affine, l.relu, plane);
@@ -150,10 +133,24 @@ void run_layers(const ChainPlan& plan, const float* packed, const float* x, floa
   }
 }
 
+void run_layers(const ChainPlan& plan, const float* packed, const void* x, void* y) {
+  thread_local std::vector<float> workspace;
+  if (static_cast<int64_t>(workspace.size()) < plan.workspace) workspace.resize(plan.workspace);
+  if (plan.size.back())
+    return run_pair_layers(plan, packed, static_cast<const uint16_t*>(x), static_cast<uint16_t*>(y),
+                           workspace.data());
+  run_float_layers(plan, packed, static_cast<const float*>(x), static_cast<float*>(y),
+                   workspace.data());
+}
+
 Tensor packed_chain(const Tensor& x_, const Tensor& packed, const Tensor& layers) {
   STD_TORCH_CHECK(x_.dim() == 4, "images must be (N, C, H, W), got ", shape_of(x_));
-  STD_TORCH_CHECK(x_.scalar_type() == ScalarType::Float,
-                  "this network was optimised for float32, got ", toString(x_.scalar_type()));
+  // bfloat16 is packed as integers, which Module.to leaves alone
+  const bool pairs = packed.scalar_type() == ScalarType::Int;
+  const ScalarType dtype = pairs ? ScalarType::BFloat16 : ScalarType::Float;
+  STD_TORCH_CHECK(x_.scalar_type() == dtype, "this network was optimised for ",
+                  pairs ? "bfloat16" : "float32", ", got ", toString(x_.scalar_type()));
+  check_pair_kernels(pairs);
   const Tensor x = dense(x_, false);
   const Ints numbers(layers.const_data_ptr<int64_t>(),
                      layers.const_data_ptr<int64_t>() + layers.numel());
@@ -162,24 +159,26 @@ Tensor packed_chain(const Tensor& x_, const Tensor& packed, const Tensor& layers
   const bool shared = n < 2 * threads;  // layer by layer among the threads
   const int64_t groups =
       shared ? 1 : threads * ((n + threads * kGroupImages - 1) / (threads * kGroupImages));
-  const int64_t size = std::max<int64_t>(1, (n + groups - 1) / groups);
-  const ChainPlan& plan = plan_of(numbers, {std::max<int64_t>(std::min(size, n), 1), channels,
-                                            height, width, shared ? threads : 1});
-  Tensor y = new_tensor(x, {n, plan.y_channels, plan.y_height, plan.y_width}, ScalarType::Float);
+  const ChainPlan& plan = plan_of(numbers, {std::max<int64_t>(n / groups, 1), channels, height,
+                                            width, shared ? threads : 1, pairs});
+  Tensor y = new_tensor(x, {n, plan.y_channels, plan.y_height, plan.y_width}, dtype);
   if (n == 0 || x.numel() == 0) return y;
-  const float *from = x.const_data_ptr<float>(), *weights = packed.const_data_ptr<float>();
-  float* to = y.mutable_data_ptr<float>();
-  const int64_t x_image = channels * height * width;
-  const int64_t y_image = plan.y_channels * plan.y_height * plan.y_width;
+  const auto from = static_cast<const char*>(x.const_data_ptr());
+  const auto to = static_cast<char*>(y.mutable_data_ptr());
+  const float* weights =
+      pairs ? static_cast<const float*>(packed.const_data_ptr()) : packed.const_data_ptr<float>();
+  const int64_t bytes = pairs ? sizeof(uint16_t) : sizeof(float);
+  const int64_t x_image = bytes * channels * height * width;
+  const int64_t y_image = bytes * plan.y_channels * plan.y_height * plan.y_width;
   if (shared) {
     run_layers(plan, weights, from, to);
     return y;
   }
-  torch::stable::parallel_for(0, (n + size - 1) / size, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t count = std::min(size, n - i * size);
-      run_layers(plan_of(numbers, {count, channels, height, width, 1}), weights,
-                 from + i * size * x_image, to + i * size * y_image);
+      const int64_t first = i * n / groups, count = (i + 1) * n / groups - first;
+      run_layers(plan_of(numbers, {count, channels, height, width, 1, pairs}), weights,
+                 from + first * x_image, to + first * y_image);
     }
   });
   return y;

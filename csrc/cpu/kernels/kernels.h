@@ -137,10 +137,32 @@ struct ConvKernels {
   void (*place)(const float* from, int64_t height, int64_t width, int64_t first, int64_t last,
                 const Activation&, const Lines& to);
   void (*collect)(const Lines& from, int64_t height, int64_t width, bool box, float* to);
+  void (*collect_pooled)(const Lines& from, int64_t height, int64_t width, float* to);
   void (*box_sums)(const float* from, int64_t height, int64_t width, int64_t first, int64_t last,
                    float* to);
   void (*add)(int64_t count, const float* x, float* y);  // y += x
   double (*sum)(int64_t count, const float* x);
+};
+
+// Lines of `width` values, `pitch` apart.
+struct Rows {
+  const float* data;
+  int64_t height, width, pitch;
+};
+
+// What convolutions in bfloat16 need besides.  A position holds a pair of channels, as 32 bits that
+// travel as a float: the even channel in the lower half.  An odd channel at the end has a partner
+// of zeros (null).  Sums are float32.
+struct PairKernels {
+  bool (*supported)();  // beside the instruction set of its name
+  // ConvKernels::multiply; `packed` is what its pack_weights makes of pairs of weights
+  void (*multiply)(const FlatMap& in, const TapTable&, const float* packed, const float* bias,
+                   bool bias_once, int64_t positions, const FlatMap& out);
+  // both round to nearest even; lines of `from` are `pitch` apart, those of the result dense
+  void (*join)(const Rows& from, const float* odd, const Activation& of_even,
+               const Activation& of_odd, float* pairs);
+  void (*join_halves)(int64_t count, const uint16_t* even, const uint16_t* odd, float* pairs);
+  void (*narrow)(const Rows& from, const Activation&, uint16_t* y);
 };
 
 struct Isa {
@@ -165,9 +187,12 @@ struct Isa {
 extern const Isa scalar_isa;
 #if defined(__x86_64__)
 extern const Isa avx2_isa, avx512_isa;
+extern const PairKernels avx512_bf16_pairs;
 #endif
 
 const Isa& isa();  // the one in use: the widest that this machine has, or COLORSEG_CPU_ISA
+
+const PairKernels* pair_kernels();  // null where the instruction set in use has none
 
 template <typename T>
 const Kernels<T>& kernels();

@@ -36,13 +36,19 @@ struct TileArguments {
   int64_t out_channel_stride;
 };
 
-// Products that are added up one after the other before they are added to the result: the error of
-// a sum grows with its length.
-constexpr int64_t kSumLength = 72;
+// The arithmetic of a float32 product; see pairs.h for another.
+struct Floats {
+  // Products that are added up one after the other before they are added to the result: the error
+  // of a sum grows with its length.
+  static constexpr int64_t kSumLength = 72;
+  static Vector weight(float w) { return broadcast(w); }
+  static Vector add_product(Vector w, Vector x, Vector sum) { return multiply_add(w, x, sum); }
+};
 
-template <int kChannels, int kVectorCount>
+template <typename Product, int kChannels, int kVectorCount>
 void multiply_tile(const TileArguments& a) {
-  const int64_t segment = a.taps < kSumLength ? kSumLength / (a.taps > 0 ? a.taps : 1) : 1;
+  constexpr int64_t kLength = Product::kSumLength;
+  const int64_t segment = a.taps < kLength ? kLength / (a.taps > 0 ? a.taps : 1) : 1;
   const float *in = a.in, *w = a.weights;
   for (int64_t first = 0; first < a.in_channels; first += segment) {
     const int64_t left = a.in_channels - first, count = left < segment ? left : segment;
@@ -55,9 +61,10 @@ void multiply_tile(const TileArguments& a) {
         for (int v = 0; v < kVectorCount; ++v) x[v] = load(at + v * kWidth);
 #pragma GCC unroll 8
         for (int o = 0; o < kChannels; ++o) {
-          const Vector weight = broadcast(w[o]);
+          const Vector weight = Product::weight(w[o]);
 #pragma GCC unroll 4
-          for (int v = 0; v < kVectorCount; ++v) sum[o][v] = multiply_add(weight, x[v], sum[o][v]);
+          for (int v = 0; v < kVectorCount; ++v)
+            sum[o][v] = Product::add_product(weight, x[v], sum[o][v]);
         }
       }
     }
@@ -82,23 +89,24 @@ void multiply_tile(const TileArguments& a) {
   }
 }
 
-template <int kChannels>
+template <typename Product, int kChannels>
 void multiply_vectors(int64_t vectors, const TileArguments& a) {
-  if (vectors >= kVectors) return multiply_tile<kChannels, kVectors>(a);
-  if (vectors == 2) return multiply_tile<kChannels, 2>(a);
-  multiply_tile<kChannels, 1>(a);
+  if (vectors >= kVectors) return multiply_tile<Product, kChannels, kVectors>(a);
+  if (vectors == 2) return multiply_tile<Product, kChannels, 2>(a);
+  multiply_tile<Product, kChannels, 1>(a);
 }
 
-inline void multiply_block(int64_t block, int64_t vectors, const TileArguments& a) {
+template <typename Product = Floats>
+void multiply_block(int64_t block, int64_t vectors, const TileArguments& a) {
   switch (block) {
     case 8:
-      return multiply_vectors<8>(vectors, a);
+      return multiply_vectors<Product, 8>(vectors, a);
     case 4:
-      return multiply_vectors<4>(vectors, a);
+      return multiply_vectors<Product, 4>(vectors, a);
     case 2:
-      return multiply_vectors<2>(vectors, a);
+      return multiply_vectors<Product, 2>(vectors, a);
     default:
-      return multiply_vectors<1>(vectors, a);
+      return multiply_vectors<Product, 1>(vectors, a);
   }
 }
 
@@ -122,8 +130,9 @@ inline void pack_weights(const float* weight, int64_t out_channels, int64_t out_
 
 // out = bias + packed weights * in over `positions`; writes up to kVectors * kWidth - 1 more.
 // bias: of all phases, or of the first only.
-inline void multiply(const FlatMap& in, const TapTable& taps, const float* weights,
-                     const float* bias, bool bias_once, int64_t positions, const FlatMap& out) {
+template <typename Product = Floats>
+void multiply(const FlatMap& in, const TapTable& taps, const float* weights, const float* bias,
+              bool bias_once, int64_t positions, const FlatMap& out) {
   for (int64_t phase = 0; phase < taps.phases(); ++phase) {
     const int64_t first = taps.begin[phase], count = taps.begin[phase + 1] - first;
     const float* start = phase > 0 && bias_once ? nullptr : bias;
@@ -133,9 +142,10 @@ inline void multiply(const FlatMap& in, const TapTable& taps, const float* weigh
       for (int64_t o = 0; o < out.channels;) {
         const int64_t block = block_at(o, out.channels);
         float* to = out.data + o * out.channel_stride + phase * out.phase_stride + p;
-        multiply_block(block, vectors,
-                       {in.data + p, in.channels, in.channel_stride, taps.offset.data() + first,
-                        count, w, start ? start + o : kNoBias, to, out.channel_stride});
+        multiply_block<Product>(
+            block, vectors,
+            {in.data + p, in.channels, in.channel_stride, taps.offset.data() + first, count, w,
+             start ? start + o : kNoBias, to, out.channel_stride});
         w += block * in.channels * count;
         o += block;
       }

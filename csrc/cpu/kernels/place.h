@@ -131,6 +131,26 @@ inline void collect(const Lines& from, int64_t height, int64_t width, bool box, 
   lines(from, height, width, to);
 }
 
+// The larger one, or the last NaN.
+inline Vector maximum(Vector a, Vector b) { return (b > a) | (b != b) ? b : a; }
+
+// Collects the maxima of 2 x 2 squares of a map without phases; height and width are those of `to`.
+// Reads up to 2 * kWidth - 2 positions behind a line.
+inline void collect_pooled(const Lines& from, int64_t height, int64_t width, float* to) {
+  for (int64_t y = 0; y < height; ++y, to += width) {
+    const float *top = from.data + 2 * y * from.pitch, *bottom = top + from.pitch;
+    for (int64_t x = 0; x < width; x += kWidth) {
+      const Vector left = maximum(load(top + 2 * x), load(bottom + 2 * x));
+      const Vector right = maximum(load(top + 2 * x + kWidth), load(bottom + 2 * x + kWidth));
+      const Vector pooled = maximum(even_lanes(left, right), odd_lanes(left, right));
+      if (x + kWidth <= width)
+        store(to + x, pooled);
+      else
+        std::memcpy(to + x, &pooled, (width - x) * sizeof(float));
+    }
+  }
+}
+
 // to[y][x] = the sum of from[y - 1 .. y][x - 1 .. x], zero outside, for lines first .. last - 1;
 // the result is one larger than (height, width), and `from` and `to` point at line 0 of their maps.
 inline void box_sums(const float* from, int64_t height, int64_t width, int64_t first, int64_t last,

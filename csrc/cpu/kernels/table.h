@@ -35,7 +35,7 @@ constexpr Kernels<T> table() {
 
 constexpr ConvKernels conv_table() {
   return {pack_weights,
-          multiply,
+          multiply<Floats>,
           pack_winograd,
           winograd_scratch,
           winograd,
@@ -48,6 +48,7 @@ constexpr ConvKernels conv_table() {
           finish_winograd_correlation,
           place,
           collect,
+          collect_pooled,
           box_sums,
           add,
           sum};

@@ -132,9 +132,9 @@ inline void winograd(const FlatMap& in, int64_t patch, const Runs& squares, cons
     for (int64_t o = 0; o < out.channels;) {
       const int64_t block = block_at(o, out.channels);
       for (int64_t i = 0; i < 16; ++i, w += in.channels * block) {
-        multiply_block(block, vectors,
-                       {scratch + i * kTile, in.channels, kPatches, &here, 1, w, kNoBias,
-                        products + i * kTile, kPatches});
+        multiply_block<Floats>(block, vectors,
+                               {scratch + i * kTile, in.channels, kPatches, &here, 1, w, kNoBias,
+                                products + i * kTile, kPatches});
       }
       for (int64_t j = 0; j < block; ++j) {
         const Vector start = bias ? broadcast(bias[o + j]) : Vector{};
