@@ -38,7 +38,9 @@ inline void two_classes(const T* __restrict z0, const T* __restrict z1, int64_t 
                         int64_t pixels, const int32_t* __restrict label, T* __restrict x0,
                         T* __restrict x1, T* __restrict slope) {
   for (int64_t i = 0; i < pixels; ++i) {
-    const T e = exp_clamped(z0[i * stride] - z1[i * stride]), x = T(1) / (T(1) + e);
+    const T a = z0[i * stride], b = z1[i * stride];
+    const T nan_of_infinity = (a > b ? a : b) * T(0);  // as in softmax, otherwise 0
+    const T e = exp_clamped(a - b + nan_of_infinity), x = T(1) / (T(1) + e);
     if (kBoth) x0[i] = e * x;
     x1[i] = x;
     slope[i] = label[i] == 1 ? e * x * x : -(e * x * x);
