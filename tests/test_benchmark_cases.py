@@ -152,7 +152,7 @@ def test_upstream_gradient_of_what_is_timed(scaled, times_of_one, monkeypatch):
 def test_a_script_is_a_command():
     script, case = SCRIPTS / "bench_soft_iou_loss.py", SMALLEST["bench_soft_iou_loss"]
     command = [sys.executable, script, "--quick", "--threads", "1", "--peers", "eager"]
-    environment = os.environ | {"PYTHONPATH": str(SCRIPTS.parent)}
+    environment = os.environ | {"PYTHONPATH": str(Path(colorseg.__file__).parents[1])}
     done = subprocess.run(
         [*command, "--only", case], env=environment, capture_output=True, text=True, check=True
     )

@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from chain_cases import twins
 from torch import nn
 
+import colorseg
 from colorseg import optimize_for_inference
 from colorseg.models import NETWORKS, UNet
 from colorseg.nn import ConvBNReLU
@@ -66,11 +68,11 @@ torch.ops.colorseg.pack_chain([torch.zeros(1)], [], [], True)
 """
 
 
-def test_no_bfloat16_without_its_instructions():
-    environment = os.environ | {"COLORSEG_CPU_ISA": "scalar"}
-    done = subprocess.run(
-        [sys.executable, "-c", BFLOAT16], env=environment, capture_output=True, text=True
-    )
+def test_no_bfloat16_without_its_instructions(tmp_path):
+    found = str(Path(colorseg.__file__).parents[1])  # not the source tree, which may be unbuilt
+    environment = os.environ | {"COLORSEG_CPU_ISA": "scalar", "PYTHONPATH": found}
+    command = [sys.executable, "-c", BFLOAT16]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout == (
         "bfloat16 needs the AVX512_BF16 instructions, but scalar runs here without them; leave "
         "dtype out for float32, or run the model under torch.autocast\n"
