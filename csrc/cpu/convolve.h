@@ -1,4 +1,4 @@
-// The library's own float32 convolution: cuts the batch into pieces, runs them on torch's threads.
+// The library's own convolution: cuts the batch into pieces, runs them on torch's threads.
 //
 // A piece is some small images or a band of lines of a large one; its flat maps
 // (kernels/geometry.h) stay in the cache of one thread from the placing of x to what the caller

@@ -2,7 +2,8 @@
 //
 // A kernel sees a piece of a feature map that fits in the cache, never a tensor.  The plain loops
 // in the headers beside this one are compiled once for each instruction set (scalar.cpp, avx2.cpp,
-// avx512.cpp) and vectorised by the compiler; dispatch.cpp picks the table once.
+// avx512.cpp) and vectorised by the compiler; dispatch.cpp picks the table once.  avx512_bf16.cpp
+// adds what has no plain loop.
 #pragma once
 #include <cstdint>
 
