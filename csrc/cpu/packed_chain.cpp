@@ -10,7 +10,7 @@
 namespace colorseg::cpu {
 namespace {
 
-constexpr int64_t kGroupImages = 8;
+constexpr int64_t kGroupImages = 4;  // whose maps share an L2 of 1 MB with the weights
 constexpr size_t kCachedPlans = 16;  // per thread: shapes seen last
 
 ConvShape shape_of_layer(const PackedLayer& l, int64_t n, int64_t height, int64_t width) {
