@@ -25,7 +25,9 @@ void cut(ConvPlan& p, const Bands& wanted) {
   p.images_per_piece = 1, p.bands = 1, p.rows_per_piece = p.rows;
   if (positions > 2 * target || wanted.least > 1) {
     const int64_t bands = std::max(wanted.least, divide_up(positions, target));
-    const int64_t rows = divide_up(divide_up(p.rows, bands), wanted.row_step) * wanted.row_step;
+    // a max-pool and Winograd's squares take pairs of lines, which a row of phases is already
+    const int64_t step = std::max<int64_t>(wanted.row_step, g.y_step == 2 ? 1 : 2);
+    const int64_t rows = divide_up(divide_up(p.rows, bands), step) * step;
     p.rows_per_piece = std::min(p.rows, rows);
     p.bands = divide_up(p.rows, p.rows_per_piece);
   } else {

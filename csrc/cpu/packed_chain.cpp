@@ -31,7 +31,7 @@ ChainPlan make_plan(const Ints& numbers, const BatchSize& size) {
     int64_t channels, height, width;
   };
   std::vector<Size> sizes{{channels, height, width}};
-  const Bands bands{divide_up(threads, n), 4, threads};  // no sum goes beyond a band here
+  const Bands bands{divide_up(threads, n), 1, threads};  // no sum goes beyond a band here
   for (const PackedLayer& l : plan.layers) {
     const Size x = sizes[l.main];
     const int64_t skip_channels = l.skip < 0 ? 0 : sizes[l.skip].channels;
