@@ -10,9 +10,11 @@ import torch
 from colorseg.benchmark.case import Case, Contestant, Make, Times, Unavailable
 from colorseg.benchmark.parity import check_parity
 
-WARM_UP = 2
-# Short calls are repeated in a turn until it takes this long, so that what the previous contestant
-# left behind (its data in the cache, threads that still spin) does not decide.
+WARM_UP = 3
+# What the previous contestant left behind must not decide: its threads may spin for a while, and
+# ours may sleep.  So a turn begins with a pause and a call that is not timed, for everybody alike,
+# and short calls are repeated in a turn until it takes this long.
+PAUSE_S = 2e-3
 TURN_MS, MOST_CALLS = 5.0, 20
 
 
@@ -49,8 +51,7 @@ def _first_call(make: Make) -> tuple[Contestant, Sequence[torch.Tensor]]:
 def measure(contestants: dict[str, Contestant], rounds: int) -> dict[str, Times]:
     """Time them, a turn each per round: A B C, A B C, ..."""
     calls = {name: contestant.call for name, contestant in contestants.items()}
-    for _ in range(WARM_UP):
-        slowest = max(_turn(call, 1) for call in calls.values())
+    slowest = max(min(_turn(call, 1) for _ in range(WARM_UP)) for call in calls.values())
     repeats = min(max(math.ceil(TURN_MS / max(slowest, 1e-6)), 1), MOST_CALLS)
     times: dict[str, Times] = {name: [] for name in calls}
     for _ in range(rounds):
@@ -60,6 +61,8 @@ def measure(contestants: dict[str, Contestant], rounds: int) -> dict[str, Times]
 
 
 def _turn(call: Callable[[], object], repeats: int) -> float:
+    time.sleep(PAUSE_S)
+    call()
     start = time.perf_counter()
     for _ in range(repeats):
         call()
