@@ -66,6 +66,8 @@ inline Tensor new_tensor(const Tensor& like, const Ints& sizes, ScalarType dtype
                               format_of(channels_last));
 }
 
+inline Ints sizes_of(const Tensor& x) { return {x.sizes().begin(), x.sizes().end()}; }
+
 // Stands for "not computed": operators may not return undefined tensors.
 inline Tensor nothing(const Tensor& like) { return new_tensor(like, {0}, like.scalar_type()); }
 

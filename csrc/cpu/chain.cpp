@@ -134,10 +134,7 @@ struct Target {
 Target target_of(const Link& link, LinkGradient& gradient, int64_t channel, int64_t layer,
                  int64_t pieces) {
   const bool adds = gradient.map.has_value();
-  if (!adds)
-    gradient.map = new_tensor(
-        link.map, {link.map.size(0), link.map.size(1), link.map.size(2), link.map.size(3)},
-        ScalarType::Float);
+  if (!adds) gradient.map = new_tensor(link.map, sizes_of(link.map), ScalarType::Float);
   const bool last = link.has_affine && gradient.first_reader == layer;
   const std::vector<double> zeros(last ? pieces * link.map.size(1) : 0);
   return {link, gradient, channel, adds, last, zeros, zeros};
@@ -152,10 +149,7 @@ LayerGradients layer_backward(const Layer& layer, const Planned& planned, int64_
                               const std::vector<Link>& links, std::vector<LinkGradient>& gradients,
                               const Tensor& grad_y) {
   const ConvPlan& p = planned.own.plan;
-  LayerGradients g{new_tensor(layer.weight,
-                              {layer.weight.size(0), layer.weight.size(1), layer.weight.size(2),
-                               layer.weight.size(3)},
-                              ScalarType::Float),
+  LayerGradients g{new_tensor(layer.weight, sizes_of(layer.weight), ScalarType::Float),
                    nothing(grad_y), nothing(grad_y), nothing(grad_y)};
   const bool batch = layer.has_bn && layer.bn.batch_statistics;
   std::vector<double> bias(p.y_channels);
@@ -191,10 +185,8 @@ LayerGradients layer_backward(const Layer& layer, const Planned& planned, int64_
         batch,
         layer.resample == Resample::kMaxPool2 ? link.argmax.const_data_ptr<uint8_t>() : nullptr};
     convolve_backward(p, planned.own.sources, w, lines, wanted, finish);
-    std::vector<double> gamma(sums.gx);
-    for (size_t c = 0; c < gamma.size(); ++c)
-      gamma[c] /= std::sqrt(link.moments.var[c] + layer.bn.eps);
-    if (layer.bn.weight) g.bn_weight = vector_like(gamma, *layer.bn.weight);
+    if (layer.bn.weight)
+      g.bn_weight = vector_like(gamma_gradient(sums, link.moments, layer.bn.eps), *layer.bn.weight);
     if (layer.bn.bias) g.bn_bias = vector_like(sums.g, *layer.bn.bias);
   } else {
     const float* from = grad_y.const_data_ptr<float>();

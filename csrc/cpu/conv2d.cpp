@@ -43,9 +43,7 @@ ConvGradients own_convolution_backward(const OwnConvolution& own, const Gradient
   if (needs.skip)
     g.skip =
         new_tensor(x, {p.images, p.x_channels - split, p.shape.x_size[0], width}, x.scalar_type());
-  if (needs.weight)
-    g.weight = new_tensor(x, {weight.size(0), weight.size(1), weight.size(2), weight.size(3)},
-                          x.scalar_type());
+  if (needs.weight) g.weight = new_tensor(x, sizes_of(weight), x.scalar_type());
   std::vector<double> bias(needs.bias ? p.y_channels : 0);
   float* grad_x = needs.x ? g.x.mutable_data_ptr<float>() : nullptr;
   float* grad_skip = needs.skip ? g.skip.mutable_data_ptr<float>() : nullptr;

@@ -3,8 +3,6 @@
 // twice.
 #include "../conv_bn_relu.h"
 
-#include <cmath>
-
 #include "fused_block.h"
 
 namespace colorseg::cpu {
@@ -107,9 +105,8 @@ struct BatchNormGradients {
 
 BatchNormGradients batch_norm_gradients(const GradientSums& sums, const Moments& m,
                                         const BatchNormOptions& bn, const Tensor& like) {
-  std::vector<double> weight(sums.gx);
-  for (size_t c = 0; c < weight.size(); ++c) weight[c] /= std::sqrt(m.var[c] + bn.eps);
-  return {like, bn.weight ? vector_like(weight, *bn.weight) : nothing(like),
+  return {like,
+          bn.weight ? vector_like(gamma_gradient(sums, m, bn.eps), *bn.weight) : nothing(like),
           bn.bias ? vector_like(sums.g, *bn.bias) : nothing(like), sums};
 }
 

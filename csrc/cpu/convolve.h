@@ -7,7 +7,7 @@
 #include <array>
 #include <vector>
 
-#include "conv_plan.h"
+#include "conv_scratch.h"
 
 namespace colorseg::cpu {
 
@@ -42,15 +42,6 @@ struct Source {
   }
 };
 using Sources = std::array<Source, 2>;
-
-// Flat maps and planes of one thread, kept from call to call.
-struct ConvScratch {
-  std::vector<float> storage;
-  FlatMap x, y, result;  // result: of the product, of y's or x's shape
-  float *winograd, *plane[3];
-  std::vector<int32_t> codes;
-  std::vector<float> partial;  // sums of a weight gradient
-};
 
 // The result of one piece, before it leaves the cache.
 class PieceResult {

@@ -55,6 +55,13 @@ ChannelAffine<T> gradient_affine(const ChannelAffine<T>& affine, const GradientS
   return out;
 }
 
+// sum(g (x - mean)) / sqrt(var + eps)
+inline std::vector<double> gamma_gradient(const GradientSums& sums, const Moments& m, double eps) {
+  std::vector<double> gradient(sums.gx);
+  for (size_t c = 0; c < gradient.size(); ++c) gradient[c] /= std::sqrt(m.var[c] + eps);
+  return gradient;
+}
+
 // What turns the gradient behind a block's ReLU, at the size of z, into that of the convolution.
 struct BlockGradient {
   const BlockShape& shape;

@@ -1,5 +1,6 @@
 // exp and log that the compiler can vectorise.  float: polynomials, errors measured in
-// tests/test_color_cross_entropy.py; double: the C library, for gradient checks rather than speed.
+// tests/test_color_cross_entropy_numbers.py; double: the C library, for gradient checks rather than
+// speed.
 #pragma once
 #include <cstdint>
 #include <cstring>
