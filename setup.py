@@ -1,9 +1,17 @@
-"""Builds ``colorseg._C``: torch-free kernels per instruction set, and the operators around them."""
+"""Builds ``colorseg._C``: torch-free kernels per instruction set, and the operators around them.
 
+CUDA kernels are in iff torch is a CUDA build and the toolkit is there; COLORSEG_CUDA=0 leaves them
+out, COLORSEG_CUDA=1 makes their absence an error, TORCH_CUDA_ARCH_LIST says for which GPUs.  No GPU
+is needed.
+"""
+
+import os
 import platform
+import sys
 from glob import glob
 from pathlib import Path
 
+import torch
 from setuptools import Extension, setup
 from torch.utils import cpp_extension
 
@@ -18,6 +26,23 @@ if platform.machine() in ("x86_64", "AMD64"):
     ISAS["avx512"] = "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mprefer-vector-width=512"
     ISAS["avx512_bf16"] = ISAS["avx512"] + " -mavx512bf16"
 
+
+def cuda_home():
+    """The CUDA toolkit to build with, None for a CPU build."""
+    wanted, home = os.environ.get("COLORSEG_CUDA", ""), cpp_extension.CUDA_HOME
+    if wanted == "0":
+        return None
+    complete = home and (Path(home) / "include" / "cuda_runtime_api.h").exists()
+    if torch.version.cuda and complete:
+        return home
+    if wanted == "1":
+        sys.exit(
+            f"COLORSEG_CUDA=1 needs a CUDA build of torch (this is {torch.__version__}) and the "
+            f"CUDA toolkit with its headers (CUDA_HOME is {home})"
+        )
+    return None
+
+
 kernel_headers = glob("csrc/cpu/kernels/*.h")
 libraries = [
     (
@@ -30,14 +55,26 @@ libraries = [
     )
     for isa, flags in ISAS.items()
 ]
+sources, device, cuda_libraries, macros = glob("csrc/*.cpp") + glob("csrc/cpu/*.cpp"), "cpu", [], []
+if cuda_home():
+    # sm_90's code runs on later GPUs too, compiled again by the driver
+    architectures = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;8.6;9.0+PTX")
+    sources += glob("csrc/cuda/*.cpp") + glob("csrc/cuda/kernels/*.cu")
+    device, cuda_libraries = "cuda", ["torch_cuda", "c10_cuda", "cudart"]
+    macros = [("USE_CUDA", None), ("COLORSEG_CUDA_ARCHITECTURES", f'"{architectures}"')]
 extension = Extension(
     "colorseg._C",
-    sources=sorted(glob("csrc/*.cpp") + glob("csrc/cpu/*.cpp")),
-    depends=[*glob("csrc/*.h"), *glob("csrc/cpu/*.h"), *kernel_headers],
-    include_dirs=cpp_extension.include_paths(),
-    library_dirs=cpp_extension.library_paths(),
-    libraries=["c10", "torch", "torch_cpu"],  # no torch_python: nothing beyond the stable ABI
-    extra_compile_args={"cxx": [*COMMON, "-O2", TORCH_TARGET, SHORT_PATHS]},
+    sources=sorted(sources),
+    depends=glob("csrc/**/*.*h", recursive=True),
+    include_dirs=cpp_extension.include_paths(device),
+    library_dirs=cpp_extension.library_paths(device),
+    # no torch_python: nothing beyond the stable ABI
+    libraries=["c10", "torch", "torch_cpu", *cuda_libraries],
+    define_macros=macros,
+    extra_compile_args={
+        "cxx": [*COMMON, "-O2", TORCH_TARGET, SHORT_PATHS],
+        "nvcc": ["-O3", "-Xcompiler=-fPIC,-fvisibility=hidden"],
+    },
     language="c++",
 )
 

@@ -63,6 +63,7 @@ inline PixelShape check_color_cross_entropy(const Tensor& logits, const Tensor& 
   const PixelShape s = check_logits(logits);
   STD_TORCH_CHECK(s.channels > 0, "logits must have at least one channel, got ", shape_of(logits));
   check_per_channel("weight", weight, s.channels, logits, "the logits");
+  check_same_device("the target", target, logits, "the logits");
   STD_TORCH_CHECK(label_smoothing >= 0 && label_smoothing <= 1,
                   "label_smoothing must be in 0..1, got ", label_smoothing);
   if (target.dim() != 4) {
@@ -73,6 +74,7 @@ inline PixelShape check_color_cross_entropy(const Tensor& logits, const Tensor& 
   STD_TORCH_CHECK(
       palette, "an RGB target needs a palette to be quantised with; pass one, or labels (N, H, W)");
   check_palette(*palette);
+  check_same_device("the palette", *palette, logits, "the logits");
   STD_TORCH_CHECK(palette->size(0) == s.channels, "the palette has ", palette->size(0),
                   " colors, the logits have ", s.channels, " channels; they must agree");
   STD_TORCH_CHECK(target.size(0) == s.n && target.size(2) == s.height && target.size(3) == s.width,

@@ -79,10 +79,15 @@ inline std::string text_of(IntHeaderOnlyArrayRef sizes) {
 
 inline std::string shape_of(const Tensor& x) { return text_of(x.sizes()); }
 
+inline void check_same_device(const char* name, const Tensor& t, const Tensor& x,
+                              const char* of = "x") {
+  STD_TORCH_CHECK(t.device() == x.device(), name, " must be on the device of ", of);
+}
+
 inline void check_same_kind(const char* name, const Tensor& t, const Tensor& x) {
   STD_TORCH_CHECK(t.scalar_type() == x.scalar_type(), name, " must have the dtype of x, ",
                   toString(x.scalar_type()), ", got ", toString(t.scalar_type()));
-  STD_TORCH_CHECK(t.device() == x.device(), name, " must be on the device of x");
+  check_same_device(name, t, x);
 }
 
 // A per-channel vector, in x's dtype or float32.
@@ -94,7 +99,7 @@ inline void check_per_channel(const char* name, const OptionalTensor& t, int64_t
   STD_TORCH_CHECK(t->scalar_type() == x.scalar_type() || t->scalar_type() == ScalarType::Float,
                   name, " must have the dtype of ", of, ", ", toString(x.scalar_type()),
                   ", or float32, got ", toString(t->scalar_type()));
-  STD_TORCH_CHECK(t->device() == x.device(), name, " must be on the device of ", of);
+  check_same_device(name, *t, x, of);
 }
 
 }  // namespace colorseg

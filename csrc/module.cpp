@@ -6,6 +6,7 @@
 #include <pybind11/stl.h>
 #include <torch/headeronly/version.h>
 
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -20,13 +21,23 @@ std::vector<std::string> available_isas() {
   return names;
 }
 
+// Those that kernels were compiled for; none in a CPU build.
+std::vector<std::string> cuda_architectures() {
+  std::vector<std::string> names;
+#if defined(COLORSEG_CUDA_ARCHITECTURES)
+  std::istringstream list(COLORSEG_CUDA_ARCHITECTURES);
+  for (std::string name; std::getline(list, name, ';');) names.push_back(name);
+#endif
+  return names;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Build facts and the CPU instruction set in use";
   m.attr("torch_built") = TORCH_VERSION;
-  m.attr("cuda_built") = false;
-  m.attr("cuda_arch_list") = std::vector<std::string>();
+  m.attr("cuda_built") = !cuda_architectures().empty();
+  m.attr("cuda_arch_list") = cuda_architectures();
   m.attr("cpu_isa") =
       colorseg::cpu::isa().name;  // throws where COLORSEG_CPU_ISA asks for what is not there
   m.attr("available_isas") = available_isas();

@@ -7,6 +7,7 @@ namespace colorseg {
 inline void check_nearest_color(const Tensor& rgb, const Tensor& palette) {
   check_rgb(rgb);
   check_palette(palette);
+  check_same_device("the palette", palette, rgb, "rgb");
 }
 
 }  // namespace colorseg

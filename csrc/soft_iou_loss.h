@@ -24,6 +24,7 @@ inline PixelShape check_soft_iou_loss(const Tensor& logits, const Tensor& target
   STD_TORCH_CHECK(s.channels >= 2,
                   "soft IoU needs logits with at least 2 channels, background and foreground, got ",
                   s.channels);
+  check_same_device("the target", target, logits, "the logits");
   if (backward && s.channels == 2 && holds_slopes(target, logits)) {
     check_pixels(target, s);
   } else {

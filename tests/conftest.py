@@ -11,6 +11,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import pytest
 import torch
 
+# COLORSEG_SIMT=1: run the CUDA kernels in place of the CPU's, see tests/simt; "sanitize" under
+# AddressSanitizer too, whose library must be preloaded
+if simt := os.environ.get("COLORSEG_SIMT"):
+    os.environ["COLORSEG_DEBUG"] = "1"  # labels out of range are errors, as on the CPU
+    from simt.build import load
+
+    load(simt == "sanitize")
+
 # Largest error allowed against the float64 reference, relative to the largest value of the tensor.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 
@@ -19,6 +27,7 @@ SKIPS = {
     "gpu": "needs a CUDA device and a build with CUDA",
     "shared_data": "needs the real images: set COLORSEG_DATA to their folder",
     "isa": "needs an instruction set that this machine does not have",
+    "simt": "needs the CUDA kernels on the CPU: set COLORSEG_SIMT=1",
 }
 
 

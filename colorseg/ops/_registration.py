@@ -1,11 +1,14 @@
 """What every operator registers alike: layout rule, autocast, the refusal of second derivatives."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+
+from colorseg._extension import load
 
 _autocast_library = torch.library.Library("colorseg", "IMPL")
 
@@ -14,11 +17,16 @@ def check_usable(op: str, *tensors: Tensor | None) -> None:
     """Raise if ``op`` has no kernel for the device of the first tensor, or one has a tangent."""
     assert tensors[0] is not None
     device = tensors[0].device.type
-    if device not in ("cpu", "meta"):
+    if device not in ("cpu", "meta") and not _has_kernel(op, device):
+        build = (
+            " (colorseg was built without CUDA: with a CUDA build of torch and nvcc, reinstall it)"
+            if device == "cuda" and not load().cuda_built
+            else ""
+        )
         raise RuntimeError(
-            f"{op} has no kernel for {device} tensors in this version of colorseg; move them to "
-            f"the CPU, or use plain torch: colorseg.reference.{op}, and colorseg.unfuse(model) "
-            "for a whole model"
+            f"{op} has no kernel for {device} tensors in this build of colorseg{build}; move them "
+            f"to the CPU, or use plain torch: colorseg.reference.{op}, and "
+            "colorseg.unfuse(model) for a whole model"
         )
     if forward_ad._current_level < 0:
         return
@@ -28,6 +36,11 @@ def check_usable(op: str, *tensors: Tensor | None) -> None:
                 f"{op} has no forward-mode derivative; use reverse mode or plain torch: "
                 f"colorseg.reference.{op}, and colorseg.unfuse(model) for a whole model"
             )
+
+
+@cache
+def _has_kernel(op: str, device: str) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"colorseg::{op}", device.upper())
 
 
 def check_constant(name: str, tensor: Tensor | None) -> None:
@@ -156,5 +169,10 @@ def _cast(value: Any, dtype: torch.dtype | None) -> Any:
 
 
 def widened(t: Any) -> Any:
-    """A half tensor in float32; others and None as they are."""
-    return t.float() if _is_half(t) else t
+    """A half tensor on the CPU in float32; others, which kernels can read, and None as they are."""
+    return t.float() if _is_half(t) and t.device.type == "cpu" else t
+
+
+def arithmetic_dtype(t: Tensor) -> torch.dtype:
+    """What the losses of logits ``t`` are computed and returned in."""
+    return torch.float32 if _is_half(t) else t.dtype

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from colorseg.ops._registration import (
+    arithmetic_dtype,
     check_constant,
     check_usable,
     empty,
@@ -85,12 +86,13 @@ def _(logits, target, palette, weight, ignore_index, smoothing, reduction, stats
         logits.dim() == 4, lambda: f"logits must be (N, C, H, W), got {logits.dim()} dimensions"
     )
     pixels = (logits.shape[0], *logits.shape[2:])
-    loss = logits.new_empty(pixels if reduction == "none" else ())
+    dtype = arithmetic_dtype(logits)
+    loss = logits.new_empty(pixels if reduction == "none" else (), dtype=dtype)
     argmax = logits.new_empty(pixels if stats else (0,), dtype=torch.int64)
     counts = [logits.new_empty((), dtype=torch.int64) for _ in range(2)]
     return (
         loss,
-        logits.new_empty(pixels),
+        logits.new_empty(pixels, dtype=dtype),
         logits.new_empty((), dtype=torch.float64),
         argmax,
         *counts,

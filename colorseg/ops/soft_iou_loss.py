@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from colorseg.ops._registration import (
+    arithmetic_dtype,
     check_constant,
     check_usable,
     empty,
@@ -115,7 +116,8 @@ def _(logits, target, classes, per_image, numerator, denominator, ignore, weight
     )
     dtype = logits.dtype if logits.shape[1] == 2 else torch.uint8
     kept = target.new_empty(target.shape if keep else (0,), dtype=dtype)
-    return logits.new_empty(size if reduction == "none" else []), sums, kept
+    loss = logits.new_empty(size if reduction == "none" else [], dtype=arithmetic_dtype(logits))
+    return loss, sums, kept
 
 
 @torch.library.register_fake("colorseg::soft_iou_loss_backward")

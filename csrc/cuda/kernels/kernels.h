@@ -1,0 +1,109 @@
+// The torch-free CUDA kernels as the operators see them: pointers to device memory, sizes, and the
+// stream that the work is queued on.  Nothing here waits for it.
+#pragma once
+#include "../launch.h"
+
+namespace colorseg::cuda {
+
+// The unit of work on pixels: sums over chunks are added in their order.
+constexpr int kChunkPixels = 512;
+
+// Logits, or a gradient of them: (n, channels, pixels), or (n, pixels, channels).
+struct PixelMap {
+  int64_t n, channels, pixels;
+  bool channels_last;
+  int64_t chunks_per_image() const { return (pixels + kChunkPixels - 1) / kChunkPixels; }
+  int64_t chunks() const { return n * chunks_per_image(); }
+};
+
+enum class LabelKind { kInt64, kUint8, kRgbBytes, kRgb };
+
+// Where labels come from: (n, pixels), or RGB (n, 3, pixels) with a palette [colors][3].
+template <typename A>
+struct LabelSource {
+  const void* data;
+  LabelKind kind;
+  bool ignores;
+  int64_t ignore_index;
+  const A* palette;
+};
+
+// rgb is that of `source`; labels are (n, pixels).
+template <typename A>
+void nearest_colors(const PixelMap& map, const LabelSource<A>& source, int64_t* labels, Stream);
+
+// What color_cross_entropy adds up over the pixels of a chunk.
+struct CrossEntropySums {
+  double loss, weight, valid, correct;
+};
+
+// Scalars, all on the device; null where not wanted.
+template <typename A>
+struct CrossEntropyResults {
+  A* loss;
+  double* normalizer;
+  int64_t *correct, *valid;
+  A* correction;  // what the gradient still has to be multiplied by
+};
+
+// Pointers that may be null are not wanted: loss (of each pixel), argmax, gradient.
+template <typename T, typename A>
+struct CrossEntropy {
+  PixelMap map;
+  const T* logits;
+  LabelSource<A> labels;
+  const A* weight;  // [channels] or null
+  A smoothing;
+  bool mean;
+  A *log_sum_exp, *loss;
+  int64_t* argmax;
+  T* gradient;
+  CrossEntropySums* sums;  // [chunks], scratch
+};
+
+template <typename T, typename A>
+void cross_entropy(const CrossEntropy<T, A>&, const CrossEntropyResults<A>&, Stream);
+
+// upstream: dL/d(loss), of each pixel or one for all; normalizer: what a mean divides by, or null.
+template <typename T, typename A>
+void cross_entropy_backward(const CrossEntropy<T, A>&, const A* upstream, bool each,
+                            const double* normalizer, Stream);
+
+// values *= *factor, which costs nothing where it is 1.
+template <typename T, typename A>
+void scale(int64_t count, const A* factor, T* values, Stream);
+
+constexpr int kMostClasses = 256;
+
+// Classes that the soft IoU is of, by value: a kernel's parameters.
+struct ClassList {
+  int count;
+  int16_t ids[kMostClasses];
+};
+
+template <typename T, typename A>
+struct SoftIouLoss {
+  PixelMap map;
+  const T* logits;
+  LabelSource<A> labels;
+  ClassList classes;
+  bool per_image;
+  double smooth_numerator, smooth_denominator;
+  const A* weight;       // [classes] or null
+  bool mean;             // over rows and classes
+  double *parts, *sums;  // scratch [chunks][classes][3]; (rows, classes, 2)
+  T* slopes;             // of two channels, or null
+  uint8_t* bytes;        // labels, 255 where ignored, or null
+};
+
+// losses: (rows, classes), or one value if reduced; in double where A is.
+template <typename T, typename A>
+void soft_iou(const SoftIouLoss<T, A>&, bool reduced, A* losses, Stream);
+
+// From the logits and labels, or from the slopes of two channels where they are not null; slopes:
+// scratch (rows, channels, 2).
+template <typename T, typename A>
+void soft_iou_backward(const SoftIouLoss<T, A>&, const A* upstream, bool each, A* slopes,
+                       T* gradient, Stream);
+
+}  // namespace colorseg::cuda

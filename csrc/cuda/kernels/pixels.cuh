@@ -1,0 +1,85 @@
+// What kernels over pixels share: a block works on one chunk of an image, a thread on every
+// kThreads-th pixel of it.
+#pragma once
+#include "kernels.h"
+#include "number.cuh"
+#include "reduce.cuh"
+
+namespace colorseg::cuda {
+
+constexpr int kThreads = 128;
+constexpr int kIgnored = -1;  // also labels out of range: they are never read as an index
+
+// The chunk of a block: pixels [first, last) of one image.
+struct Chunk {
+  int64_t image;
+  int first, last;
+};
+__device__ inline Chunk chunk_of(const PixelMap& map, int64_t index) {
+  const int64_t per_image = (map.pixels + kChunkPixels - 1) / kChunkPixels;
+  const int64_t image = index / per_image, first = index % per_image * kChunkPixels;
+  const int64_t last = first + kChunkPixels < map.pixels ? first + kChunkPixels : map.pixels;
+  return {image, static_cast<int>(first), static_cast<int>(last)};
+}
+
+// One pixel of a map: its channels are `stride` apart.
+template <typename T>
+struct Pixel {
+  T* data;
+  int64_t stride;
+  __device__ T& operator[](int64_t c) const { return data[c * stride]; }
+};
+template <typename T>
+__device__ Pixel<T> pixel_of(const PixelMap& map, T* data, int64_t image, int64_t p) {
+  data += image * map.channels * map.pixels + p * (map.channels_last ? map.channels : 1);
+  return {data, map.channels_last ? 1 : map.pixels};
+}
+
+// The palette color nearest to (r, g, b): squared distances are added red, green, blue without
+// fused multiply-add, as on the CPU; a tie goes to the lowest index.
+__device__ inline float square_sum(float r, float g, float b) {
+  return __fadd_rn(__fadd_rn(__fmul_rn(r, r), __fmul_rn(g, g)), __fmul_rn(b, b));
+}
+__device__ inline double square_sum(double r, double g, double b) {
+  return __dadd_rn(__dadd_rn(__dmul_rn(r, r), __dmul_rn(g, g)), __dmul_rn(b, b));
+}
+template <typename A>
+__device__ int nearest(A r, A g, A b, const A* palette, int64_t colors) {
+  A least = A(INFINITY);
+  int index = 0;
+  for (int k = 0; k < colors; ++k) {
+    const A distance =
+        square_sum(r - palette[3 * k], g - palette[3 * k + 1], b - palette[3 * k + 2]);
+    if (distance < least) least = distance, index = k;
+  }
+  return index;
+}
+
+// The label of one pixel, kIgnored where it does not count.
+template <typename A>
+__device__ int label_at(const LabelSource<A>& source, const PixelMap& map, int64_t image,
+                        int64_t p) {
+  int64_t label;
+  if (source.kind == LabelKind::kInt64) {
+    label = static_cast<const int64_t*>(source.data)[image * map.pixels + p];
+  } else if (source.kind == LabelKind::kUint8) {
+    label = static_cast<const uint8_t*>(source.data)[image * map.pixels + p];
+  } else {
+    A rgb[3];
+    const int64_t at = 3 * image * map.pixels + p;
+    for (int i = 0; i < 3; ++i) {
+      const int64_t from = at + i * map.pixels;
+      rgb[i] = source.kind == LabelKind::kRgb
+                   ? static_cast<const A*>(source.data)[from]
+                   : A(static_cast<const uint8_t*>(source.data)[from]) * A(1.0 / 256);  // exact
+    }
+    label = nearest(rgb[0], rgb[1], rgb[2], source.palette, map.channels);
+  }
+  if (source.ignores && label == source.ignore_index) return kIgnored;
+  return label < 0 || label >= map.channels ? kIgnored : static_cast<int>(label);
+}
+
+// One block per chunk.
+inline dim3 chunk_grid(const PixelMap& map) { return dim3(static_cast<unsigned>(map.chunks())); }
+
+}  // namespace colorseg::cuda

@@ -1,0 +1,71 @@
+"""The losses of half logits, which only the CUDA kernels read: they run in the emulation."""
+
+import os
+
+import pytest
+import torch
+from conftest import TOLERANCE, assert_close, skip
+
+from colorseg import reference
+from colorseg.palette import Palette
+
+HALF = (torch.float16, torch.bfloat16)
+PALETTE = Palette.horse24().colors
+
+
+@pytest.fixture(autouse=True)
+def emulation():
+    if not os.environ.get("COLORSEG_SIMT"):
+        skip("simt")
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("rgb", [False, True])
+def test_color_cross_entropy(dtype, channels_last, rgb):
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    logits = (3 * torch.randn(2, 24, 9, 11)).to(dtype).contiguous(memory_format=layout)
+    target = torch.rand(2, 3, 9, 11) if rgb else torch.randint(0, 24, (2, 9, 11))
+    weight, palette = torch.rand(24) + 0.5, PALETTE if rgb else None
+    loss, lse, normalizer, argmax, correct, valid, grad = (
+        torch.ops.colorseg.color_cross_entropy.default(
+            logits, target, palette, weight, -100, 0.1, "mean", True, True
+        )
+    )
+    exact = logits.double().requires_grad_()
+    want, want_argmax, want_correct, want_valid = reference.color_cross_entropy(
+        exact, target, palette, weight=weight.double(), label_smoothing=0.1, return_stats=True
+    )
+    (want_grad,) = torch.autograd.grad(want, exact)
+    assert loss.dtype == lse.dtype == torch.float32
+    assert grad.dtype == dtype
+    assert grad.stride() == logits.stride()
+    assert_close(loss, want)
+    assert torch.equal(argmax, want_argmax)
+    assert (correct.item(), valid.item()) == (want_correct.item(), want_valid.item())
+    assert_close(grad, want_grad)
+    backward = torch.ops.colorseg.color_cross_entropy_backward.default(
+        torch.tensor(2.0), logits, target, palette, weight, lse, normalizer, -100, 0.1, "mean"
+    )
+    assert_close(backward, 2 * want_grad)
+    assert (backward - 2 * want_grad).abs().max() <= TOLERANCE[dtype] * want_grad.abs().max()
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize("channels", [2, 5])
+def test_soft_iou_loss(dtype, channels):
+    logits = (3 * torch.randn(2, channels, 9, 11)).to(dtype)
+    target = torch.randint(0, channels, (2, 9, 11))
+    options = ([*range(1, channels)], True, 1e-6, 1e-6, None, None, "mean")
+    loss, sums, kept = torch.ops.colorseg.soft_iou_loss.default(logits, target, *options, True)
+    exact = logits.double().requires_grad_()
+    want = reference.soft_iou_loss(exact, target, per="image")
+    (want_grad,) = torch.autograd.grad(want, exact)
+    assert loss.dtype == torch.float32
+    assert_close(loss, want)
+    ignore = None if channels == 2 else 255
+    grad = torch.ops.colorseg.soft_iou_loss_backward.default(
+        torch.tensor(1.0), logits, kept, sums, *options[:4], ignore, *options[5:]
+    )
+    assert grad.dtype == dtype
+    assert (grad - want_grad).abs().max() <= 2 * TOLERANCE[dtype] * want_grad.abs().max()
