@@ -46,7 +46,9 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_
                                  static_cast<int>(shared_bytes));
   }
   if (error == cudaSuccess) {
-    kernel<<<grid, block, shared_bytes, stream> > >(arguments...);
+    // clang-format off: it takes >>> apart
+    kernel<<<grid, block, shared_bytes, stream>>>(arguments...);
+    // clang-format on
     error = cudaGetLastError();
   }
   if (error != cudaSuccess)
