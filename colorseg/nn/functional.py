@@ -8,7 +8,7 @@ from torch.nn.modules import module as torch_module
 
 from colorseg.ops._geometry import ConvOptions
 from colorseg.ops._geometry import conv_options as checked_options
-from colorseg.ops.conv_bn_relu import check_resample, refuse_residual, run
+from colorseg.ops.conv_bn_relu import check_resample, run
 
 PLAIN_CONVS = (nn.Conv2d, nn.ConvTranspose2d)
 _GLOBAL_HOOKS = (
@@ -89,7 +89,7 @@ def conv_bn_relu(
         resample: None, "maxpool2" or "upsample2", between the two.
         relu: apply a ReLU at the end.
         skip: (N, C_skip, H, W), convolved as if concatenated to ``x``.
-        residual: not available yet, see :func:`colorseg.ops.conv_bn_relu`.
+        residual: (N, C_out, H_y, W_y), added in front of the ReLU.
 
     Returns:
         (N, C_out, H_y, W_y).
@@ -112,8 +112,8 @@ def run_fused(
     """:func:`conv_bn_relu` of modules that are known to be fusable."""
     weights, norm = conv._parameters, bn._parameters  # spares __getattr__
     (mean, var), batch_statistics, momentum = batch_norm_state(bn)
-    refuse_residual(residual)
-    tensors = (x, weights["weight"], weights["bias"], skip, norm["weight"], norm["bias"])
+    conv_tensors = (x, weights["weight"], weights["bias"], skip, residual)
+    tensors = (*conv_tensors, norm["weight"], norm["bias"])
     mode = (resample or "none", batch_statistics, momentum, bn.eps, relu)
     y = run(tensors, mean, var, conv_options(conv), *mode)
     count_batch(bn)  # last, so that a batch that was refused leaves no trace
