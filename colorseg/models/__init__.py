@@ -1,6 +1,7 @@
 """The networks, their summary, and their weight files."""
 
 from colorseg.models.color import NETWORKS, ColorNetwork, ConvTransposeNet, PoolUpsampleNet, UNet
+from colorseg.models.deeplabv3 import DeepLabV3, deeplabv3
 from colorseg.models.summary import Summary, summary
 from colorseg.models.weights import load_weights, save_weights
 
@@ -8,9 +9,11 @@ __all__ = [
     "NETWORKS",
     "ColorNetwork",
     "ConvTransposeNet",
+    "DeepLabV3",
     "PoolUpsampleNet",
     "Summary",
     "UNet",
+    "deeplabv3",
     "load_weights",
     "save_weights",
     "summary",
