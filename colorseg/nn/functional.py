@@ -6,11 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from colorseg.nn.freezing import FrozenBatchNorm2d
 from colorseg.ops._geometry import ConvOptions
 from colorseg.ops._geometry import conv_options as checked_options
 from colorseg.ops.conv_bn_relu import check_resample, run
 
 PLAIN_CONVS = (nn.Conv2d, nn.ConvTranspose2d)
+PLAIN_NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
 _GLOBAL_HOOKS = (
     "_global_forward_hooks",
     "_global_forward_pre_hooks",
@@ -42,10 +44,11 @@ def why_not_fusable(conv: nn.Module, bn: nn.Module) -> str | None:
     """Why ``conv`` and ``bn`` have to run as they are; None if one operator computes the same."""
     if type(conv) not in PLAIN_CONVS:  # also what parametrize or a lazy module makes of it
         return f"{type(conv).__name__} is not a plain Conv2d or ConvTranspose2d"
-    if type(bn) is not nn.BatchNorm2d:
+    if type(bn) not in PLAIN_NORMS:
         return f"{type(bn).__name__} is not a plain BatchNorm2d"
     if conv.padding_mode != "zeros":
         return f"padding_mode={conv.padding_mode!r}"
+    assert isinstance(bn, nn.BatchNorm2d)
     if bn.num_features != conv.out_channels:
         return (
             f"{conv.out_channels} output channels do not fit {bn.num_features} batch norm features"
