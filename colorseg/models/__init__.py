@@ -3,6 +3,7 @@
 from colorseg.models.color import NETWORKS, ColorNetwork, ConvTransposeNet, PoolUpsampleNet, UNet
 from colorseg.models.deeplabv3 import DeepLabV3, deeplabv3
 from colorseg.models.summary import Summary, summary
+from colorseg.models.tiling import predict_tiled
 from colorseg.models.weights import load_weights, save_weights
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "UNet",
     "deeplabv3",
     "load_weights",
+    "predict_tiled",
     "save_weights",
     "summary",
 ]
