@@ -57,6 +57,8 @@ def deeplabv3(
     model = DeepLabV3(backbone, num_classes, output_stride, aux)
     if weights is not None:
         load_pretrained(model, weights, backbone)
+    # the fused backbone runs in this layout, and need not convert the weights at every step
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return fuse(model)
 
 

@@ -34,7 +34,10 @@ class Form:
         """``relu(bn(conv(x)) + residual)``; the ReLU runs itself where somebody watches it."""
         relu = self.relu
         stock = type(relu) is nn.ReLU and why_not_readable(relu) is None and not global_hooks()
-        y = conv_bn_relu(conv, bn, x, relu=stock, residual=residual)
+        if getattr(conv, "folded", False):  # the batch norm too, by optimize_for_inference
+            y = conv(x, residual, stock)
+        else:
+            y = conv_bn_relu(conv, bn, x, relu=stock, residual=residual)
         return y if stock else relu(y)
 
     def shortcut(self: Any, x: Tensor) -> Tensor:
@@ -81,6 +84,11 @@ class Bottleneck(Form):
         return self.activated(self.conv3, self.bn3, y, self.shortcut(x))
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """The layout in which ATen's large convolutions are fastest; results keep it to the end."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 _STEM = ("conv1", "bn1", "relu")
 _LAYERS = ("maxpool", "layer1", "layer2", "layer3", "layer4")
 
@@ -96,7 +104,7 @@ class ResNet(Form):
 
     def forward(self: Any, x: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, 3, H, W)."""
-        return self.rest(self.activated(self.conv1, self.bn1, x))
+        return self.rest(self.activated(self.conv1, self.bn1, channels_last(x)))
 
     def rest(self: Any, x: Tensor) -> Tensor:
         """What follows the stem."""
@@ -121,8 +129,8 @@ class Backbone(Form):
         return self.rest(self.relu(self.bn1(self.conv1(x))))
 
     def forward(self: Any, x: Tensor) -> OrderedDict[str, Tensor]:
-        """The maps that ``return_layers`` names."""
-        return self.rest(self.activated(self.conv1, self.bn1, x))
+        """The maps that ``return_layers`` names, in channels_last."""
+        return self.rest(self.activated(self.conv1, self.bn1, channels_last(x)))
 
     def rest(self: Any, x: Tensor) -> OrderedDict[str, Tensor]:
         """What follows the stem, whose results nobody may ask for."""
