@@ -34,14 +34,15 @@ class FoldedConv2d(nn.Module):
 
     def __init__(self, conv: Any, bn: Any, dtype: torch.dtype, relu: bool = False) -> None:
         super().__init__()
-        scale = (bn.running_var.double() + bn.eps).rsqrt()
-        scale = scale if bn.weight is None else scale * bn.weight.double()
-        shift = -bn.running_mean.double() if conv.bias is None else conv.bias - bn.running_mean
-        shift = shift.double() * scale + (0 if bn.bias is None else bn.bias.double())
+        parameters = conv.bias, bn.weight, bn.bias
+        conv_bias, gamma, beta = (t if t is None else t.detach().double() for t in parameters)
+        scale = (bn.running_var.double() + bn.eps).rsqrt() * (1 if gamma is None else gamma)
+        shift = (0 if conv_bias is None else conv_bias) - bn.running_mean.double()
+        bias = shift * scale + (0 if beta is None else beta)
         weight = conv.weight.detach().double() * scale[:, None, None, None]
         layout = torch.channels_last
         self.register_buffer("weight", weight.to(dtype, memory_format=layout), persistent=False)
-        self.register_buffer("bias", shift.detach().to(dtype), persistent=False)
+        self.register_buffer("bias", bias.to(dtype), persistent=False)
         self.stride, self.padding = conv.stride, conv.padding
         self.dilation, self.groups, self.relu = conv.dilation, conv.groups, relu
         self._packed: Tensor | None = None
@@ -70,7 +71,9 @@ class FoldedConv2d(nn.Module):
         relu = self.relu if relu is None else relu
         options = self.padding, self.stride, self.dilation, self.groups
         if not _has_pointwise(x):
-            y = F.conv2d(x, self.weight, self.bias, self.stride, *options[0:1], *options[2:])
+            y = F.conv2d(
+                x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+            )
             y = y if residual is None else y.add_(residual)
             return y.relu_() if relu else y
         weight = self._packed
@@ -88,13 +91,12 @@ class FoldedConv2d(nn.Module):
         )  # fmt: skip
 
 
-def fold(model: nn.Module, dtype: torch.dtype) -> int:
-    """Fold every batch norm of fused blocks and forms that can be, in place; returns how many.
+def fold(model: nn.Module, dtype: torch.dtype) -> None:
+    """Fold every batch norm of fused blocks and forms that can be, in place.
 
     Nothing of the model is differentiated from then on.
     """
     model.requires_grad_(False)
-    count = 0
     for module in list(model.modules()):
         children = module._modules
         if isinstance(module, Form) and not isinstance(module, ImagePooling):
@@ -102,14 +104,12 @@ def fold(model: nn.Module, dtype: torch.dtype) -> int:
                 if conv in children and _folds(children[conv], children[bn]):
                     children[conv] = FoldedConv2d(children[conv], children[bn], dtype)
                     children[bn] = nn.Identity()
-                    count += 1
         elif isinstance(module, FusedForward):
-            count += _fold_runs(children, dtype)
-    return count
+            _fold_runs(children, dtype)
 
 
-def _fold_runs(children: dict[str, Any], dtype: torch.dtype) -> int:
-    names, modules, start, count = list(children), list(children.values()), 0, 0
+def _fold_runs(children: dict[str, Any], dtype: torch.dtype) -> None:
+    names, modules, start = list(children), list(children.values()), 0
     while start < len(modules):
         run = find_run(modules, start) if is_conv(modules[start]) else None
         if not isinstance(run, Run) or run.resample or not _folds(run.conv, run.bn):
@@ -118,8 +118,7 @@ def _fold_runs(children: dict[str, Any], dtype: torch.dtype) -> int:
         children[names[start]] = FoldedConv2d(run.conv, run.bn, dtype, run.relu)
         for name in names[start + 1 : start + run.length]:
             children[name] = nn.Identity()  # keeps the names of what follows
-        start, count = start + run.length, count + 1
-    return count
+        start += run.length
 
 
 def _folds(conv: Any, bn: Any) -> bool:
