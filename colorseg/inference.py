@@ -7,6 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from colorseg.models.color import ColorNetwork
+from colorseg.models.deeplabv3 import DeepLabV3
+from colorseg.nn.folded import FoldedConv2d, fold
+from colorseg.nn.forms import Form
 from colorseg.nn.functional import why_not_readable
 from colorseg.nn.packed import PackedChain, check_dtype, links_of
 from colorseg.palette import Palette
@@ -44,8 +47,9 @@ def optimize_for_inference(model: nn.Module, dtype: torch.dtype = torch.float32)
     it from then on.  Threads may share it.
 
     Args:
-        model: a colorisation network, a ``Sequential`` of convolution blocks that ends in a
-            convolution, or a model with such Sequentials in it (the rest is copied as it is).
+        model: a colorisation network, a DeepLabV3, a ``Sequential`` of convolution blocks that
+            ends in a convolution, or a model with such parts, or fused ResNet blocks, in it (the
+            rest is copied as it is).
         dtype: torch.float32; or, where ``colorseg.build_info()["cpu_bfloat16"]`` is true (the CPU
             has AVX512_BF16), torch.bfloat16, with sums in float32.  ``model`` itself is in float32;
             what is not replaced of the copy is converted.
@@ -60,10 +64,10 @@ def optimize_for_inference(model: nn.Module, dtype: torch.dtype = torch.float32)
     if _is_stock(model):
         return OptimizedNetwork(model, dtype)
     optimized = _replaced(copy.deepcopy(model).eval(), dtype)
-    if not any(isinstance(module, PackedChain) for module in optimized.modules()):
+    if not any(isinstance(module, PackedChain | FoldedConv2d) for module in optimized.modules()):
         raise ValueError(
             f"nothing in this {type(model).__name__} can be optimised: it has no Sequential of "
-            "convolution, batch norm and ReLU on the CPU in float32"
+            "convolution, batch norm and ReLU, and no residual block, on the CPU in float32"
         )
     return optimized.to(dtype) if dtype == torch.bfloat16 else optimized
 
@@ -78,7 +82,10 @@ def _is_stock(module: nn.Module) -> TypeGuard[ColorNetwork]:
 
 
 def _replaced(module: Any, dtype: torch.dtype) -> Any:
-    """``module`` with every network and Sequential that is a chain replaced, however deep."""
+    """``module`` with all networks, chains and residual blocks in it replaced, however deep."""
+    if isinstance(module, DeepLabV3 | Form):
+        fold(module, dtype)  # type: ignore[arg-type]
+        return module
     try:
         if _is_stock(module):
             return OptimizedNetwork(module, dtype)

@@ -14,7 +14,7 @@ import colorseg
 from colorseg import _C, benchmark, cli, models
 from colorseg.benchmark import Limits, ParityError, Unavailable, inference, limits, peers, timing
 from colorseg.benchmark.memory import peak_memory
-from colorseg.benchmark.models import model_case
+from colorseg.benchmark.models import Segmenter, model_case
 from colorseg.benchmark.networks import Problem
 
 SCRIPTS = Path(__file__).parents[1] / "benchmarks"
@@ -78,9 +78,17 @@ def test_layouts_differ_even_for_one_channel():
         assert peers.channels_last(t).stride() == (20, 1, 5, 1)
 
 
+NETWORKS = {
+    "UNet": (models.UNet, (1, 8, 8)),
+    "DeepLabV3": (partial(Segmenter, "resnet18"), (3, 9, 9)),
+}
+
+
 @pytest.mark.parametrize("direction", ["inference", "training step"])
-def test_network_contestants_agree_with_the_reference(direction):
-    case = model_case("UNet", models.UNet, 2, (1, 8, 8), direction)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_network_contestants_agree_with_the_reference(name, direction):
+    network, size = NETWORKS[name]
+    case = model_case(name, network, 2, size, direction)
     made = timing.prepare(case, ["eager", "channels_last"], print)
     assert list(made) == ["ours", "eager", "channels_last"]
     for one in made.values():

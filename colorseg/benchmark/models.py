@@ -1,11 +1,13 @@
-"""The cases of networks: a training step and inference of the three, and of sizes in general."""
+"""The cases of networks: a training step and inference of the three, of sizes in general, and of
+DeepLabV3.
+"""
 
 from collections.abc import Callable, Iterator
 from functools import partial
 from math import prod
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from colorseg import models
 from colorseg.benchmark.case import Case, Make
@@ -26,6 +28,25 @@ GENERIC: dict[str, tuple[Callable[[], nn.Module], int, tuple[int, int, int]]] = 
     "UNet-kernel-5": (partial(models.UNet, kernel=5), 100, SIZE),
     "UNet-3-channels": (partial(models.UNet, num_in_channels=3), 100, (3, 32, 32)),
 }
+SEGMENTATION = "resnet50", 4, (3, 224, 224)
+
+
+class Segmenter(nn.Module):
+    """DeepLabV3 as the harness takes networks: logits alone, and no dropout, which would make
+    every result another one.
+    """
+
+    def __init__(self, backbone: str) -> None:
+        super().__init__()
+        self.network = models.deeplabv3(backbone, 24)
+        for module in self.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, 24, H, W) of images (N, 3, H, W)."""
+        logits: Tensor = self.network(x)["out"]
+        return logits
 
 
 def model_case(
@@ -68,3 +89,7 @@ def cases() -> Iterator[Case]:
     for name, (network, batch, size) in GENERIC.items():
         for direction in ("inference", "training step"):
             yield model_case(name, network, batch, size, direction)
+    backbone, batch, size = SEGMENTATION
+    for direction in ("inference", "training step"):
+        network = partial(Segmenter, backbone)
+        yield model_case(f"DeepLabV3-{backbone}", network, batch, size, direction)

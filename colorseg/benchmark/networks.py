@@ -53,7 +53,9 @@ class Problem:
     def plain(self, layout: Layout = default_layout) -> nn.Module:
         """A copy of the network in plain PyTorch, its weights in that layout and dtype."""
         model = unfuse(copy.deepcopy(self.model)).to(layout(self.images[:1]).dtype)
-        return model.to(memory_format=torch.channels_last) if layout is channels_last else model
+        last = layout is channels_last  # stated in either case: a network may choose its own
+        memory_format = torch.channels_last if last else torch.contiguous_format
+        return model.to(memory_format=memory_format)
 
     def reference(self) -> list[Tensor]:
         """Float64 results: logits, or in training mode the loss and all gradients."""

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "prologue.h"
+#include "weight_gradient.h"
 
 namespace colorseg::cpu {
 namespace {
@@ -42,6 +43,14 @@ struct Mask {
 std::array<Tensor, 3> aten_backward(const Tensor& grad_y, const Tensor& input_,
                                     const Tensor& weight_, const ConvOptions& o, Mask wanted,
                                     bool channels_last) {
+  if (wanted.weight && gradient_by_taps(grad_y, input_, weight_, o, channels_last)) {
+    std::array<Tensor, 3> rest{nothing(input_), nothing(weight_), nothing(weight_)};
+    const Mask others{wanted.input, false, wanted.bias};
+    if (others.input || others.bias)
+      rest = aten_backward(grad_y, input_, weight_, o, others, channels_last);
+    const Tensor grad = weight_gradient_by_taps(grad_y, input_, weight_, o);
+    return {rest[0], dense(grad, is_channels_last(weight_)), rest[2]};
+  }
   const Tensor input = padded(input_, o), weight = channels_last ? weight_ : dense(weight_, false);
   const bool mask[3] = {wanted.input, wanted.weight, wanted.bias};
   const std::optional<Ints> bias_sizes =

@@ -1,0 +1,142 @@
+"""Convolutions with a batch norm folded into them, for inference."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from colorseg.nn.blocks import FusedForward
+from colorseg.nn.forms import Form, ImagePooling
+from colorseg.nn.functional import why_not_fusable
+from colorseg.nn.runs import Run, find_run, is_conv
+
+
+class FoldedConv2d(nn.Module):
+    """``bn(conv(x))`` in eval mode as one convolution, and what follows it in the same pass.
+
+    Holds copies of the weights; later changes of the modules change nothing here.
+
+    Args:
+        conv: ``Conv2d`` with zero padding given as numbers.
+        bn: ``BatchNorm2d`` with running statistics.
+        dtype: of the folded weights, which are computed in float64.
+        relu: whether calls without arguments end with a ReLU.
+
+    Shape:
+        forward(x, residual=None, relu=None): (N, C, H, W), (N, C_out, H_y, W_y) -> (N, C_out, H_y,
+        W_y): the residual is added in front of the ReLU.
+    """
+
+    folded = True
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, conv: Any, bn: Any, dtype: torch.dtype, relu: bool = False) -> None:
+        super().__init__()
+        parameters = conv.bias, bn.weight, bn.bias
+        conv_bias, gamma, beta = (t if t is None else t.detach().double() for t in parameters)
+        scale = (bn.running_var.double() + bn.eps).rsqrt() * (1 if gamma is None else gamma)
+        shift = (0 if conv_bias is None else conv_bias) - bn.running_mean.double()
+        bias = shift * scale + (0 if beta is None else beta)
+        weight = conv.weight.detach().double() * scale[:, None, None, None]
+        layout = torch.channels_last
+        self.register_buffer("weight", weight.to(dtype, memory_format=layout), persistent=False)
+        self.register_buffer("bias", bias.to(dtype), persistent=False)
+        self.stride, self.padding = conv.stride, conv.padding
+        self.dilation, self.groups, self.relu = conv.dilation, conv.groups, relu
+        self._packed: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the packed weight, which neither copies nor pickles."""
+        return {**self.__dict__, "_packed": None}
+
+    def train(self, mode: bool = True) -> "FoldedConv2d":
+        """Stay in eval mode; there is no other."""
+        if mode:
+            raise RuntimeError(
+                "a model optimised for inference cannot be trained; "
+                "train the model it was made from"
+            )
+        return super().train(mode)
+
+    def forward(
+        self, x: Tensor, residual: Tensor | None = None, relu: bool | None = None
+    ) -> Tensor:
+        """``relu(conv(x) + residual)``."""
+        if x.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError(
+                "a model optimised for inference has no gradients; use the model it was made from"
+            )
+        relu = self.relu if relu is None else relu
+        options = self.padding, self.stride, self.dilation, self.groups
+        if not _has_pointwise(x):
+            y = F.conv2d(
+                x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+            )
+            y = y if residual is None else y.add_(residual)
+            return y.relu_() if relu else y
+        weight = self._packed
+        if weight is None:
+            pack = torch.ops.mkldnn._reorder_convolution_weight
+            weight = self._packed = pack(self.weight, *options, x.shape)
+        after = "relu" if relu else "none"
+        if residual is None:
+            return torch.ops.mkldnn._convolution_pointwise(
+                x, weight, self.bias, *options, after, [], ""
+            )
+        return torch.ops.mkldnn._convolution_pointwise.binary(
+            x, residual, weight, self.bias, *options,
+            "add", None, after if relu else None, [], "",
+        )  # fmt: skip
+
+
+def fold(model: nn.Module, dtype: torch.dtype) -> None:
+    """Fold every batch norm of fused blocks and forms that can be, in place.
+
+    Nothing of the model is differentiated from then on.
+    """
+    model.requires_grad_(False)
+    for module in list(model.modules()):
+        children = module._modules
+        if isinstance(module, Form) and not isinstance(module, ImagePooling):
+            for conv, bn in ((f"conv{i}", f"bn{i}") for i in (1, 2, 3)):
+                if conv in children and _folds(children[conv], children[bn]):
+                    children[conv] = FoldedConv2d(children[conv], children[bn], dtype)
+                    children[bn] = nn.Identity()
+        elif isinstance(module, FusedForward):
+            _fold_runs(children, dtype)
+
+
+def _fold_runs(children: dict[str, Any], dtype: torch.dtype) -> None:
+    names, modules, start = list(children), list(children.values()), 0
+    while start < len(modules):
+        run = find_run(modules, start) if is_conv(modules[start]) else None
+        if not isinstance(run, Run) or run.resample or not _folds(run.conv, run.bn):
+            start += 1
+            continue
+        children[names[start]] = FoldedConv2d(run.conv, run.bn, dtype, run.relu)
+        for name in names[start + 1 : start + run.length]:
+            children[name] = nn.Identity()  # keeps the names of what follows
+        start += run.length
+
+
+def _folds(conv: Any, bn: Any) -> bool:
+    return (
+        why_not_fusable(conv, bn) is None
+        and type(conv) is nn.Conv2d
+        and not isinstance(conv.padding, str)
+        and bn.running_mean is not None
+        and conv.weight.dtype == torch.float32
+        and conv.weight.device.type == "cpu"
+    )
+
+
+def _has_pointwise(x: Tensor) -> bool:
+    """Whether oneDNN does the rest in the convolution's own pass: what torch.compile calls, too."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    )
