@@ -37,6 +37,7 @@ Tensor pixels_of(const Tensor& map, int64_t row, int64_t rows, int64_t column, i
                                   {n * height * width, channels});
   }
   Tensor matrix = new_tensor(map, {n * rows * columns, channels}, map.scalar_type());
+  if (matrix.numel() == 0) return matrix;
   const int64_t pixel = map.element_size() * channels, line = pixel * columns;
   const auto* from = static_cast<const char*>(map.const_data_ptr());
   auto* to = static_cast<char*>(matrix.mutable_data_ptr());
@@ -65,27 +66,24 @@ bool gradient_by_taps(const Tensor& grad_y, const Tensor& x, const Tensor& weigh
 
 Tensor weight_gradient_by_taps(const Tensor& grad_y, const Tensor& x, const Tensor& weight,
                                const ConvOptions& o) {
-  const int64_t out = weight.size(0), in = weight.size(1);
-  const int64_t kernel_height = weight.size(2), kernel_width = weight.size(3);
-  Tensor grad = new_tensor(weight, sizes_of(weight), weight.scalar_type(), true);
-  const int64_t line = grad.element_size() * in;  // a tap's weights of one channel of y
-  auto* to = static_cast<char*>(grad.mutable_data_ptr());
-  std::memset(to, 0, grad.numel() * grad.element_size());
-  for (int64_t i = 0; i < kernel_height; ++i) {
+  const auto of_tap = [&](int64_t i, int64_t j) {  // [out, in]; zeros where it connects no pixels
     const Live rows = live_lines(grad_y.size(2), x.size(2), i, 0, o);
-    for (int64_t j = 0; j < kernel_width; ++j) {
-      const Live columns = live_lines(grad_y.size(3), x.size(3), j, 1, o);
-      if (rows.count == 0 || columns.count == 0) continue;
-      const Tensor of_y = pixels_of(grad_y, rows.first, rows.count, columns.first, columns.count);
-      const Tensor of_x = pixels_of(x, rows.first + rows.shift, rows.count,
-                                    columns.first + columns.shift, columns.count);
-      const Tensor product =
-          torch::stable::matmul(torch::stable::transpose(of_y, 0, 1), of_x);  // [out, in]
-      const auto* from = static_cast<const char*>(product.const_data_ptr());
-      const int64_t tap = i * kernel_width + j, taps = kernel_height * kernel_width;
-      for (int64_t c = 0; c < out; ++c)
-        std::memcpy(to + (c * taps + tap) * line, from + c * line, line);
-    }
+    const Live columns = live_lines(grad_y.size(3), x.size(3), j, 1, o);
+    const Tensor of_y = pixels_of(grad_y, rows.first, rows.count, columns.first, columns.count);
+    const Tensor of_x = pixels_of(x, rows.first + rows.shift, rows.count,
+                                  columns.first + columns.shift, columns.count);
+    return torch::stable::matmul(torch::stable::transpose(of_y, 0, 1), of_x);
+  };
+  const int64_t kernel_width = weight.size(3), taps = weight.size(2) * kernel_width;
+  if (taps == 1) return torch::stable::reshape(of_tap(0, 0), sizes_of(weight));
+  Tensor grad = new_tensor(weight, sizes_of(weight), weight.scalar_type(), true);
+  const int64_t line = grad.element_size() * weight.size(1);
+  auto* to = static_cast<char*>(grad.mutable_data_ptr());
+  for (int64_t tap = 0; tap < taps; ++tap) {
+    const Tensor product = of_tap(tap / kernel_width, tap % kernel_width);
+    const auto* from = static_cast<const char*>(product.const_data_ptr());
+    for (int64_t c = 0; c < weight.size(0); ++c)
+      std::memcpy(to + (c * taps + tap) * line, from + c * line, line);
   }
   return grad;
 }
