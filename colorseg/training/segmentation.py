@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from colorseg import ops, reference
 from colorseg._files import write_atomically
 from colorseg.data import IGNORE, Augmentation, SegmentationSet, normalize
-from colorseg.metrics import MeanIoU
 from colorseg.training.features import FrozenFeatures
 from colorseg.training.history import SegmentationEpoch
 from colorseg.training.modes import eval_mode
@@ -82,6 +81,8 @@ class SegmentationTask:
 
         And ``iou <class>`` for each, and the number of ``pixels`` that count.
         """
+        from colorseg.metrics import MeanIoU  # late: torchmetrics is slow to import
+
         classes = self.data.classes
         macro = MeanIoU(len(classes), ignore_index=IGNORE).to(self.device)
         course = MeanIoU(2, "course", ignore_index=IGNORE).to(self.device)
