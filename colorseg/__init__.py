@@ -22,6 +22,7 @@ _MODULES = (
 )
 _FUNCTIONS = {
     "build_info": "colorseg._extension",
+    "freeze": "colorseg.nn",
     "fuse": "colorseg.nn",
     "optimize_for_inference": "colorseg.inference",
     "unfuse": "colorseg.nn",

@@ -30,7 +30,7 @@ struct BlockShape {
 };
 
 inline BlockShape check_conv_bn_relu(const Tensor& x, const ConvShape& conv, Resample resample,
-                                     const BatchNormOptions& bn) {
+                                     const BatchNormOptions& bn, const OptionalTensor& residual) {
   const bool pool = resample == Resample::kMaxPool2, up = resample == Resample::kUpsample2;
   BlockShape s{conv, resample, conv.out_height, conv.out_width, 0, 0};
   if (pool) s.height /= 2, s.width /= 2;
@@ -50,6 +50,13 @@ inline BlockShape check_conv_bn_relu(const Tensor& x, const ConvShape& conv, Res
                   "batch norm in training mode needs more than 1 value per channel, got a map of (",
                   conv.n, ", ", conv.out_channels, ", ", s.y_height, ", ", s.y_width,
                   "); use a larger batch or image, or bn.eval()");
+  if (residual) {
+    check_same_kind("residual", *residual, x);
+    const std::array<int64_t, 4> sizes{conv.n, conv.out_channels, s.y_height, s.y_width};
+    STD_TORCH_CHECK(residual->dim() == 4 && residual->sizes().equals(sizes),
+                    "residual must have the shape of the result, ", text_of(sizes), ", got ",
+                    shape_of(*residual));
+  }
   return s;
 }
 

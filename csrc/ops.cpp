@@ -21,32 +21,34 @@ STABLE_TORCH_LIBRARY(colorseg, m) {
       "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_skip, Tensor "
       "grad_in_scale, "
       "Tensor grad_in_shift)");
-  // resample: "none" | "maxpool2" | "upsample2"; training: normalise by batch statistics.  Besides
-  // y it returns what backward needs: BN's input, the max-pool's argmax (2 bits each), and the mean
-  // and biased variance used.
+  // resample: "none" | "maxpool2" | "upsample2"; training: normalise by batch statistics; residual:
+  // added in front of the ReLU.  Besides y it returns what backward needs: BN's input, the
+  // max-pool's argmax (2 bits each), and the mean and biased variance used.
   m.def(
-      "conv_bn_relu(Tensor x, Tensor weight, Tensor? bias, Tensor? skip, Tensor? bn_weight, "
-      "Tensor? bn_bias, "
+      "conv_bn_relu(Tensor x, Tensor weight, Tensor? bias, Tensor? skip, Tensor? residual, "
+      "Tensor? bn_weight, Tensor? bn_bias, "
       "Tensor? running_mean, Tensor? running_var, Tensor? in_scale, Tensor? in_shift, bool "
       "in_relu, "
       "bool in_upsample, int[] stride, int[] padding, int[] dilation, int groups, bool transposed, "
       "int[] output_padding, str resample, bool training, float eps, bool relu) "
       "-> (Tensor y, Tensor pre_bn, Tensor argmax, Tensor mean, Tensor var)");
+  // y: only where a residual was added in front of a ReLU, whose mask it tells; grad_residual is
+  // empty without it
   m.def(
-      "conv_bn_relu_backward(Tensor grad_y, Tensor x, Tensor weight, Tensor? skip, Tensor? "
-      "bn_weight, "
-      "Tensor? bn_bias, Tensor pre_bn, Tensor argmax, Tensor mean, Tensor var, Tensor? in_scale, "
+      "conv_bn_relu_backward(Tensor grad_y, Tensor x, Tensor weight, Tensor? skip, Tensor? y, "
+      "Tensor? bn_weight, Tensor? bn_bias, Tensor pre_bn, Tensor argmax, Tensor mean, Tensor var, "
+      "Tensor? in_scale, "
       "Tensor? in_shift, "
       "bool in_relu, bool in_upsample, int[] stride, int[] padding, int[] dilation, int groups, "
       "bool transposed, "
       "int[] output_padding, str resample, bool training, float eps, bool relu, bool needs_x, "
       "bool needs_skip, bool needs_weight, bool needs_bias) "
       "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_skip, Tensor "
-      "grad_bn_weight, "
+      "grad_residual, Tensor grad_bn_weight, "
       "Tensor grad_bn_bias, Tensor grad_in_scale, Tensor grad_in_shift)");
   m.def(
       "conv_bn_relu_inference(Tensor x, Tensor weight, Tensor? bias, Tensor? skip, Tensor? "
-      "bn_weight, "
+      "residual, Tensor? bn_weight, "
       "Tensor? bn_bias, Tensor? running_mean, Tensor? running_var, Tensor? in_scale, Tensor? "
       "in_shift, bool in_relu, "
       "bool in_upsample, int[] stride, int[] padding, int[] dilation, int groups, bool transposed, "

@@ -32,6 +32,10 @@ CASES = {
         "skip": True,
         "eps": 0.1,
     },
+    "residual": {"padding": 1, "residual": True},
+    "residual, skip, no relu": {"padding": 1, "skip": True, "relu": False, "residual": True},
+    "residual, upsample2": {"padding": 1, "resample": "upsample2", "residual": True},
+    "residual, maxpool2": {"padding": 1, "resample": "maxpool2", "residual": True},
 }
 
 
@@ -44,9 +48,10 @@ def make_inputs(
     bias=True,
     groups=1,
     transposed=False,
+    residual=False,
     **options,
 ) -> tuple[list[Tensor | None], dict[str, object]]:
-    """[x, weight, bias, skip, bn_weight, bn_bias] and the remaining options of a case."""
+    """[x, weight, bias, skip, bn_weight, bn_bias, residual if any] and the remaining options."""
     n, h, w = size
     channels = IN + (SKIP if skip else 0)
     shape = (channels, OUT // groups) if transposed else (OUT, channels // groups)
@@ -61,7 +66,11 @@ def make_inputs(
         torch.rand(OUT, dtype=dtype) + 0.5,
         torch.randn(OUT, dtype=dtype),
     ]
-    return tensors, {"groups": groups, "transposed": transposed, **options}
+    options |= {"groups": groups, "transposed": transposed}
+    if residual:
+        y = call(reference, tensors, running_statistics(dtype), **options)
+        tensors.append(lay_out(torch.randn_like(y), layout))
+    return tensors, options
 
 
 def _integers(*size: int, dtype: torch.dtype) -> Tensor:
@@ -75,8 +84,11 @@ def running_statistics(dtype: torch.dtype, channels: int = OUT) -> tuple[Tensor,
 
 def call(module, inputs, stats, **options) -> Tensor:
     """conv_bn_relu of ``ops`` or ``reference`` on what make_inputs returns."""
-    x, weight, bias, skip, bn_weight, bn_bias = inputs
-    return module.conv_bn_relu(x, weight, bias, bn_weight, bn_bias, *stats, skip=skip, **options)
+    x, weight, bias, skip, bn_weight, bn_bias, *residual = inputs
+    added = {"residual": residual[0]} if residual else {}
+    return module.conv_bn_relu(
+        x, weight, bias, bn_weight, bn_bias, *stats, skip=skip, **added, **options
+    )
 
 
 def settled_cotangent(exact, training: bool, **options) -> Tensor:

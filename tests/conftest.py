@@ -1,7 +1,10 @@
 """Devices, the closed list of skips, and the one table of tolerances."""
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 
 # inductor's cache on disk does not see that a fake kernel changed
 os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
@@ -19,6 +22,7 @@ SKIPS = {
     "gpu": "needs a CUDA device and a build with CUDA",
     "shared_data": "needs the real images: set COLORSEG_DATA to their folder",
     "isa": "needs an instruction set that this machine does not have",
+    "torchvision": "needs torchvision 0.28.0: pip install --no-deps torchvision==0.28.0",
 }
 
 
@@ -34,6 +38,24 @@ def shared_data() -> Path:
     if not folder.is_dir():
         skip("shared_data")
     return folder
+
+
+@pytest.fixture(scope="session")
+def torchvision() -> ModuleType:
+    """The real one, beside whichever torch is installed."""
+    if importlib.util.find_spec("torchvision") is None:
+        skip("torchvision")
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError as error:  # made for a torch with CUDA: it finds no operators of its own
+        if "operator torchvision::nms does not exist" not in str(error):
+            raise
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    for name in ("nms", "qnms"):
+        schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        torch.library.define(f"torchvision::{name}", schema)
+    return importlib.import_module("torchvision")
 
 
 @pytest.fixture

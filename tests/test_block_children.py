@@ -9,7 +9,7 @@ from plain_twins import count_fused_calls, plain_block
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from colorseg.nn import ConvBNReLU, conv_bn_relu
+from colorseg.nn import ConvBNReLU, conv_bn_relu, fuse
 
 SIZES = (5, 4, 3)
 
@@ -122,13 +122,29 @@ def test_synchronised_batch_norm_runs_itself(fused_calls):
     assert len(fused_calls) == 1
 
 
-@pytest.mark.parametrize("hooked", [True, False])
-def test_a_residual_is_refused_not_dropped(hooked):
-    block = ConvBNReLU(*SIZES)
-    if hooked:
-        block[0].register_forward_hook(lambda module, args, y: y)
-    with pytest.raises(NotImplementedError, match="residual is not built yet; add it after"):
-        block(image().float(), residual=torch.zeros(2, 4, 8, 7))
+@pytest.mark.parametrize("hooked", [None, 0, 1, -1])
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("resample", [None, "upsample2"])
+def test_a_residual_is_added_in_front_of_the_last_relu(resample, relu, hooked, fused_calls):
+    block = ConvBNReLU(*SIZES, resample=resample, relu=relu).double()
+    plain = copy.deepcopy(block)[: -1 if relu else None]
+    x, skip = image(3), image(2)
+    before = plain(torch.cat([x, skip], 1))
+    residual = torch.randn_like(before)
+    want = (before + residual).relu() if relu else before + residual
+    if hooked is not None:
+        block[hooked].register_forward_hook(lambda module, args, y: None)
+    assert_close(block(x, skip, residual), want)
+    watched = hooked is not None and not (relu and hooked == -1)
+    assert len(fused_calls) == (0 if watched else 1)
+
+
+def test_a_residual_of_two_runs_belongs_to_the_second(fused_calls):
+    block = nn.Sequential(*plain_block(3, 4, 3), *plain_block(4, 3, 3)).double()
+    x = image(3)
+    want = (block[:-1](x) + x).relu()
+    assert_close(fuse(copy.deepcopy(block))(x, residual=x), want)
+    assert len(fused_calls) == 2
 
 
 OPTIONS = {

@@ -35,15 +35,15 @@ def test_matches_reference(case, shape, layout, dtype, training):
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("residual", [False, True], ids=["alone", "residual"])
 @pytest.mark.parametrize("resample", [None, "maxpool2", "upsample2"])
-def test_gradcheck(resample, training):
-    inputs, _ = make_inputs((2, 3, 4), torch.float64, skip=True)
+def test_gradcheck(resample, residual, training):
+    case = {"padding": 1, "skip": True, "resample": resample, "residual": residual}
+    inputs, options = make_inputs((2, 3, 4), torch.float64, **case)
     stats = running_statistics(torch.float64)
 
     def block(*tensors):
-        return call(
-            ops, tensors, stats, training=training, padding=1, resample=resample, momentum=0.0
-        )
+        return call(ops, tensors, stats, training=training, momentum=0.0, **options)
 
     assert torch.autograd.gradcheck(block, [leaf(t) for t in inputs])
 
@@ -119,6 +119,39 @@ def test_nan_and_infinity_propagate(value, resample, training):
     assert_close(stats[0], exact_stats[0])
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_what_passes_the_relu_behind_a_residual_is_the_gradient_of_both(layout):
+    """NaN, zero and negative sums behind an identity: exactly torch's gradients."""
+    x = torch.randn(2, 3, 4, 5).contiguous(memory_format=layout)
+    residual = torch.randn(2, 3, 4, 5)
+    residual[0, 0, 0, 0] = float("nan")
+    residual[0, 1], residual[1, 2] = -x[0, 1], -9
+    weight, one = torch.eye(3).reshape(3, 3, 1, 1), torch.ones(3)
+    stats, grads = (torch.zeros(3), torch.ones(3)), []
+    for module in (ops, reference):
+        leaves = leaf(x), leaf(residual)
+        y = module.conv_bn_relu(
+            leaves[0], weight, None, one, None, *stats, eps=0.0, residual=leaves[1]
+        )
+        assert y.isnan().sum() == 1
+        grads.append(torch.autograd.grad(y, leaves, torch.arange(120.0).view_as(y)))
+    for got, want in zip(*grads, strict=True):
+        assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("wanted", [0, 1])
+def test_a_residual_alone_or_the_block_alone_may_need_a_gradient(wanted, relu):
+    inputs, options = make_inputs((2, 4, 6), torch.float64, padding=1, residual=True, relu=relu)
+    results = []
+    for module in (ops, reference):
+        tensors = [t if t is None else t.detach() for t in inputs]
+        chosen = tensors[(0, -1)[wanted]].requires_grad_()
+        y = call(module, tensors, running_statistics(torch.float64), training=True, **options)
+        results.append(torch.autograd.grad(y.square().sum(), chosen)[0])
+    assert_close(*results)
+
+
 def test_maxpool_ties_and_nan_are_torch():
     """The first maximum wins a tie, the last NaN wins over everything, as the gradient shows."""
     rows = [
@@ -166,7 +199,8 @@ def test_threads_give_the_same_bits():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_inference(dtype):
-    inputs, options = make_inputs((2, 8, 10), dtype, skip=True, padding=1, resample="upsample2")
+    case = {"skip": True, "padding": 1, "resample": "upsample2", "residual": True}
+    inputs, options = make_inputs((2, 8, 10), dtype, **case)
     stats = running_statistics(torch.float32)
     want = call(reference, [double(t) for t in inputs], [t.double() for t in stats], **options)
     y = call(ops, inputs, stats, **options)
@@ -175,8 +209,9 @@ def test_half_inference(dtype):
 
 
 @pytest.mark.parametrize("grad", [True, False], ids=["train", "infer"])
-def test_autocast(grad):
-    inputs, options = make_inputs((2, 8, 10), torch.float32, padding=1)
+@pytest.mark.parametrize("residual", [False, True], ids=["alone", "residual"])
+def test_autocast(residual, grad):
+    inputs, options = make_inputs((2, 8, 10), torch.float32, padding=1, residual=residual)
     stats, exact_stats = running_statistics(torch.float32), running_statistics(torch.float64)
     with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(grad):
         y = call(ops, [leaf(t) for t in inputs], stats, training=grad, **options)
@@ -189,9 +224,8 @@ def test_autocast(grad):
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_compiles_whole(training, backend):
-    inputs, options = make_inputs(
-        (2, 8, 10), torch.float32, skip=True, padding=1, resample="maxpool2"
-    )
+    case = {"skip": True, "padding": 1, "resample": "maxpool2", "residual": True}
+    inputs, options = make_inputs((2, 8, 10), torch.float32, **case)
     ours, results = [leaf(t) for t in inputs], []
 
     def step(*tensors):

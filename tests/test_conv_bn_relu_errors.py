@@ -52,7 +52,21 @@ ERRORS = [
         ValueError,
         "resample must be None, 'maxpool2' or 'upsample2', got 'maxpool3'",
     ),
-    ({"residual": torch.zeros(2, 6, 6, 6)}, NotImplementedError, "residual is not built yet"),
+    (
+        {"residual": torch.zeros(2, 6, 6, 1)},
+        RuntimeError,
+        "residual must have the shape of the result, (2, 6, 6, 6), got (2, 6, 6, 1)",
+    ),
+    (
+        {"residual": torch.zeros(2, 6, 6, 6), "resample": "maxpool2"},
+        RuntimeError,
+        "residual must have the shape of the result, (2, 6, 3, 3), got (2, 6, 6, 6)",
+    ),
+    (
+        {"residual": torch.zeros(2, 6, 6, 6).double()},
+        RuntimeError,
+        "residual must have the dtype of x, Float, got Double",
+    ),
 ]
 
 
@@ -70,41 +84,48 @@ def test_one_pixel_upsampled_is_enough_for_statistics():
     assert y.shape == (1, 6, 2, 2)
 
 
-def schema_arguments(training, resample):
+def schema_arguments(training, resample, residual):
     """Positional arguments of ``colorseg::conv_bn_relu``."""
-    inputs, _ = make_inputs((2, 6, 4), torch.float32, "channels_last", skip=True)
-    x, weight, bias, skip, bn_weight, bn_bias = (leaf(t) for t in inputs)
+    case = {"skip": True, "padding": 1, "residual": residual}
+    case["resample"] = None if resample == "none" else resample
+    inputs, _ = make_inputs((2, 6, 4), torch.float32, "channels_last", **case)
+    x, weight, bias, skip, bn_weight, bn_bias, *added = (leaf(t) for t in inputs)
     conv = (False, False, [1, 1], [1, 1, 1, 1], [1, 1], 1, False, [0, 0])
-    tensors = (x, weight, bias, skip, bn_weight, bn_bias, *running_statistics(torch.float32))
-    return *tensors, None, None, *conv, resample, training, 1e-5, True
+    tensors = (x, weight, bias, skip, *(added or [None]), bn_weight, bn_bias)
+    stats = running_statistics(torch.float32)
+    return *tensors, *stats, None, None, *conv, resample, training, 1e-5, True
 
 
 @pytest.mark.parametrize("resample", ["none", "maxpool2", "upsample2"])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_opcheck(training, resample):
-    arguments = schema_arguments(training, resample)
+@pytest.mark.parametrize("residual", [False, True], ids=["alone", "residual"])
+def test_opcheck(residual, training, resample):
+    arguments = schema_arguments(training, resample, residual)
     torch.library.opcheck(torch.ops.colorseg.conv_bn_relu.default, arguments)
     inference = (*arguments[:-3], *arguments[-2:])
     detached = [t.detach() if isinstance(t, torch.Tensor) else t for t in inference]
     torch.library.opcheck(torch.ops.colorseg.conv_bn_relu_inference.default, tuple(detached))
 
 
+@pytest.mark.parametrize("residual", [False, True], ids=["alone", "residual"])
 @pytest.mark.parametrize("resample", ["none", "maxpool2", "upsample2"])
-def test_opcheck_backward(resample):
+def test_opcheck_backward(resample, residual):
     arguments = [
-        t.detach() if isinstance(t, torch.Tensor) else t for t in schema_arguments(True, resample)
+        t.detach() if isinstance(t, torch.Tensor) else t
+        for t in schema_arguments(True, resample, residual)
     ]
     y, *saved = torch.ops.colorseg.conv_bn_relu.default(*arguments)
-    x, weight, _, skip, bn_weight, bn_bias = arguments[:6]
+    x, weight, _, skip, _, bn_weight, bn_bias = arguments[:7]
     backward = (
         torch.randn_like(y),
         x,
         weight,
         skip,
+        y if residual else None,
         bn_weight,
         bn_bias,
         *saved,
-        *arguments[8:],
+        *arguments[9:],
         True,
         True,
         True,

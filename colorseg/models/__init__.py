@@ -1,17 +1,22 @@
 """The networks, their summary, and their weight files."""
 
 from colorseg.models.color import NETWORKS, ColorNetwork, ConvTransposeNet, PoolUpsampleNet, UNet
+from colorseg.models.deeplabv3 import DeepLabV3, deeplabv3
 from colorseg.models.summary import Summary, summary
+from colorseg.models.tiling import predict_tiled
 from colorseg.models.weights import load_weights, save_weights
 
 __all__ = [
     "NETWORKS",
     "ColorNetwork",
     "ConvTransposeNet",
+    "DeepLabV3",
     "PoolUpsampleNet",
     "Summary",
     "UNet",
+    "deeplabv3",
     "load_weights",
+    "predict_tiled",
     "save_weights",
     "summary",
 ]

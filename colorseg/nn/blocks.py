@@ -10,7 +10,7 @@ from colorseg.nn.functional import conv_options, global_hooks, run_fused
 from colorseg.nn.padding import conv_padding
 from colorseg.nn.runs import Run, find_run, is_conv
 from colorseg.ops.conv2d import run as run_conv2d
-from colorseg.ops.conv_bn_relu import check_resample, refuse_residual
+from colorseg.ops.conv_bn_relu import check_resample
 
 
 class FusedForward:
@@ -31,7 +31,8 @@ class FusedForward:
         Args:
             x: (N, C, H, W).
             skip: (N, C_skip, H, W), taken by the first child as if concatenated to ``x``.
-            residual: not available yet; needs a block that is a single run.
+            residual: in the shape of the result, added in front of the last child if that is a
+                ReLU, else to the result.
         """
         modules = list(self._modules.values())  # type: ignore[attr-defined]
         fusable = not global_hooks()
@@ -40,14 +41,23 @@ class FusedForward:
             module = modules[start]
             run = find_run(modules, start) if fusable and is_conv(module) else None
             if isinstance(run, Run):
-                x = run_fused(run.conv, run.bn, x, run.resample, run.relu, skip, residual)
+                last = start + run.length == len(modules)
+                added = residual if last else None
+                x = run_fused(run.conv, run.bn, x, run.resample, run.relu, skip, added)
+                residual = None if last else residual
                 start += run.length
             else:
-                refuse_residual(residual)
-                x = module(x if skip is None else torch.cat([x, skip], 1))
+                x = x if skip is None else torch.cat([x, skip], 1)
+                if (
+                    residual is not None
+                    and start + 1 == len(modules)
+                    and isinstance(module, nn.ReLU)
+                ):
+                    x, residual = x + residual, None
+                x = module(x)
                 start += 1
-            skip = residual = None
-        return x
+            skip = None
+        return x if residual is None else x + residual
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):

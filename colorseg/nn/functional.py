@@ -6,11 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from colorseg.nn.freezing import FrozenBatchNorm2d
 from colorseg.ops._geometry import ConvOptions
 from colorseg.ops._geometry import conv_options as checked_options
-from colorseg.ops.conv_bn_relu import check_resample, refuse_residual, run
+from colorseg.ops.conv_bn_relu import check_resample, run
 
 PLAIN_CONVS = (nn.Conv2d, nn.ConvTranspose2d)
+PLAIN_NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
 _GLOBAL_HOOKS = (
     "_global_forward_hooks",
     "_global_forward_pre_hooks",
@@ -42,10 +44,11 @@ def why_not_fusable(conv: nn.Module, bn: nn.Module) -> str | None:
     """Why ``conv`` and ``bn`` have to run as they are; None if one operator computes the same."""
     if type(conv) not in PLAIN_CONVS:  # also what parametrize or a lazy module makes of it
         return f"{type(conv).__name__} is not a plain Conv2d or ConvTranspose2d"
-    if type(bn) is not nn.BatchNorm2d:
+    if type(bn) not in PLAIN_NORMS:
         return f"{type(bn).__name__} is not a plain BatchNorm2d"
     if conv.padding_mode != "zeros":
         return f"padding_mode={conv.padding_mode!r}"
+    assert isinstance(bn, nn.BatchNorm2d)
     if bn.num_features != conv.out_channels:
         return (
             f"{conv.out_channels} output channels do not fit {bn.num_features} batch norm features"
@@ -89,7 +92,7 @@ def conv_bn_relu(
         resample: None, "maxpool2" or "upsample2", between the two.
         relu: apply a ReLU at the end.
         skip: (N, C_skip, H, W), convolved as if concatenated to ``x``.
-        residual: not available yet, see :func:`colorseg.ops.conv_bn_relu`.
+        residual: (N, C_out, H_y, W_y), added in front of the ReLU.
 
     Returns:
         (N, C_out, H_y, W_y).
@@ -112,8 +115,8 @@ def run_fused(
     """:func:`conv_bn_relu` of modules that are known to be fusable."""
     weights, norm = conv._parameters, bn._parameters  # spares __getattr__
     (mean, var), batch_statistics, momentum = batch_norm_state(bn)
-    refuse_residual(residual)
-    tensors = (x, weights["weight"], weights["bias"], skip, norm["weight"], norm["bias"])
+    conv_tensors = (x, weights["weight"], weights["bias"], skip, residual)
+    tensors = (*conv_tensors, norm["weight"], norm["bias"])
     mode = (resample or "none", batch_statistics, momentum, bn.eps, relu)
     y = run(tensors, mean, var, conv_options(conv), *mode)
     count_batch(bn)  # last, so that a batch that was refused leaves no trace

@@ -1,29 +1,32 @@
-"""``fuse`` and ``unfuse``: swap the class of Sequentials, and nothing else."""
+"""``fuse`` and ``unfuse``: swap the class of modules, and nothing else."""
 
 import logging
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import nn
 from torch.nn.utils import parametrize
 
 from colorseg.nn.blocks import FusedForward, FusedSequential, SkipConv2d
+from colorseg.nn.forms import Form, form_class
 from colorseg.nn.runs import Run, find_run, is_conv
+from colorseg.nn.twins import twin
 
 logger = logging.getLogger("colorseg")
 Model = TypeVar("Model", bound=nn.Module)
-_TWINS: dict[type[nn.Module], type[nn.Module]] = {nn.Sequential: FusedSequential}
 _MARK = "_colorseg_fused_class"  # instance attribute: what unfuse() swapped away
 
 
 def fuse(model: Model, verbose: bool = False) -> Model:
-    """Make every run conv[, pool | upsample], bn[, relu] in Sequentials one operator, in place.
+    """Make every run conv[, pool | upsample], bn[, relu] one operator, in place.
 
-    Swaps ``__class__`` of Sequentials (the root included) that have the stock forward: no
-    parameter moves,
-    no state-dict key changes, hooks and optimizers stay valid.  Undo with :func:`unfuse`.
+    Swaps ``__class__`` of modules (the root included): no parameter moves, no state-dict key
+    changes, hooks and optimizers stay valid.  Undo with :func:`unfuse`.  Runs are found in
+    Sequentials with the stock forward, and in the residual blocks, the stem and the image pooling
+    of ResNet and DeepLabV3 as torchvision writes them: such a module is recognised by its children
+    and by tracing its forward, which runs once without them.
 
     Args:
-        model: any module; Sequentials are found at any depth.
+        model: any module; the parts are found at any depth.
         verbose: log, on the logger "colorseg", what was fused and why other convolutions were not.
 
     Returns:
@@ -31,12 +34,18 @@ def fuse(model: Model, verbose: bool = False) -> Model:
     """
     for name, module in model.named_modules():
         fused = vars(module).get(_MARK) or _fused_class(type(module))
+        if fused is None and "forward" not in vars(module):
+            fused = form_class(module)
         if fused is None or "forward" in vars(module):
-            if verbose and not isinstance(module, FusedForward):
+            if verbose and not isinstance(module, FusedForward | Form):
                 _report_outside(name, module)
             continue
         if _MARK in vars(module):
             delattr(module, _MARK)
+            module.__class__ = fused
+        elif issubclass(fused, Form):
+            if verbose:
+                logger.info("fused %s: a %s", name or "the model", fused.__name__)
             module.__class__ = fused
         elif _report(name, module, verbose):
             module.__class__ = fused
@@ -51,6 +60,8 @@ def unfuse(model: Model) -> Model:
             continue
         if cls.forward is SkipConv2d.forward:
             _swap(module, nn.Conv2d)
+        elif issubclass(cls, Form):
+            module.__class__ = cls.plain_class
         elif issubclass(cls, FusedForward) and cls.forward is FusedForward.forward:
             _swap(module, cls.plain_class)
     return model
@@ -64,30 +75,11 @@ def _swap(module: nn.Module, plain: type[nn.Module]) -> None:
 
 def _fused_class(cls: type[nn.Module]) -> type[nn.Module] | None:
     """The fused twin of a class of Sequentials with the stock forward, else None."""
-    if cls in _TWINS:
-        return _TWINS[cls]
+    if cls is nn.Sequential:
+        return FusedSequential
     if not issubclass(cls, nn.Sequential) or issubclass(cls, FusedForward):
         return None
-    if cls.forward is not nn.Sequential.forward:
-        return None
-    members: dict[str, Any] = {
-        "plain_class": cls,
-        "__reduce_ex__": _reduce,
-        "__module__": cls.__module__,
-    }
-    _TWINS[cls] = type(cls.__name__, (FusedForward, cls), members)
-    return _TWINS[cls]
-
-
-def _reduce(self: FusedForward, protocol: int) -> tuple[Any, ...]:
-    # the twin has no importable name: pickle its plain class and fuse that again
-    return _restore, (self.plain_class,), self.__getstate__()
-
-
-def _restore(plain: type[nn.Sequential]) -> nn.Module:
-    fused = _fused_class(plain)
-    assert fused is not None
-    return fused.__new__(fused)
+    return twin(cls, FusedForward) if cls.forward is nn.Sequential.forward else None
 
 
 def _report(name: str, sequential: nn.Module, verbose: bool) -> bool:

@@ -34,10 +34,10 @@ def _conv2d_backward(grad_y, x, weight, *rest, out_shape=None, **kwargs):  # typ
 
 @register_flop_formula([torch.ops.colorseg.conv_bn_relu, torch.ops.colorseg.conv_bn_relu_inference])
 def _conv_bn_relu(x, weight, *rest, out_shape=None, **kwargs):  # type: ignore[no-untyped-def]
-    return _forward(x, weight, rest[9], rest[10:16])
+    return _forward(x, weight, rest[10], rest[11:17])
 
 
 @register_flop_formula(torch.ops.colorseg.conv_bn_relu_backward)
 def _conv_bn_relu_backward(grad_y, x, weight, *rest, out_shape=None, **kwargs):  # type: ignore[no-untyped-def]
     needs_x, needs_skip, needs_weight, _ = rest[-4:]
-    return _forward(x, weight, rest[10], rest[11:17]) * ((needs_x or needs_skip) + needs_weight)
+    return _forward(x, weight, rest[11], rest[12:18]) * ((needs_x or needs_skip) + needs_weight)

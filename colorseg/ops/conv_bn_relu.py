@@ -44,7 +44,7 @@ def conv_bn_relu(
     skip: Tensor | None = None,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """``relu(batch_norm(resample(conv(x))))`` with the intermediate maps kept in the cache.
+    """``relu(batch_norm(resample(conv(x))) + residual)``, the maps between kept in the cache.
 
     Equivalent to :func:`colorseg.reference.conv_bn_relu`.  Batch norm and ReLU run before a nearest
     upsample, on a quarter of the pixels, which changes nothing but rounding.
@@ -66,7 +66,7 @@ def conv_bn_relu(
         momentum: weight of the batch in the running statistics.
         eps: added to the variance.
         relu: apply the ReLU.
-        residual: not available yet.
+        residual: (N, C_out, H_y, W_y) in the dtype of ``x``, added in front of the ReLU.
 
     Returns:
         (N, C_out, H_y, W_y), channels_last iff ``x`` is.
@@ -75,22 +75,13 @@ def conv_bn_relu(
         RuntimeError: shapes, dtypes or devices do not fit; one value per channel in training.
         TypeError, ValueError: an option is not one of those above.
     """
-    refuse_residual(residual)
     check_resample(resample)
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean and running_var go together: pass both or neither")
     options = conv_options(weight, stride, padding, dilation, groups, transposed, output_padding)
-    tensors = (x, weight, bias, skip, bn_weight, bn_bias)
+    tensors = (x, weight, bias, skip, residual, bn_weight, bn_bias)
     mode = (resample or "none", training, momentum, eps, relu)
     return run(tensors, running_mean, running_var, options, *mode)
-
-
-def refuse_residual(residual: Tensor | None) -> None:
-    """Raise if there is a residual."""
-    if residual is not None:
-        raise NotImplementedError(
-            "residual is not built yet; add it after a block with relu=False, then apply the ReLU"
-        )
 
 
 def check_resample(resample: str | None) -> None:
@@ -110,11 +101,14 @@ def run(
     eps: float,
     relu: bool,
 ) -> Tensor:
-    """:func:`conv_bn_relu` of (x, weight, bias, skip, bn_weight, bn_bias), options checked."""
+    """:func:`conv_bn_relu` with checked options.
+
+    ``tensors`` are (x, weight, bias, skip, residual, bn_weight, bn_bias).
+    """
     check_usable("conv_bn_relu", *tensors)
     grad = needs_grad(*tensors)
     stats: tuple[Tensor | None, ...] = (running_mean, running_var)
-    half = in_float32(*tensors[:4], grad=grad)
+    half = in_float32(*tensors[:5], grad=grad)
     x = tensors[0]
     assert x is not None
     if half:
@@ -148,8 +142,8 @@ def update_running_statistics(
 
 def _fake_maps(args: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
     """Fake (y, pre_bn) from the arguments of ``colorseg::conv_bn_relu_inference``."""
-    x, weight, in_upsample, resample = args[0], args[1], args[11], args[18]
-    n, c, h, w = output_size(x, weight, in_upsample, ConvOptions(*args[12:18]))
+    x, weight, in_upsample, resample = args[0], args[1], args[12], args[19]
+    n, c, h, w = output_size(x, weight, in_upsample, ConvOptions(*args[13:19]))
     if resample == "maxpool2":
         h, w = h // 2, w // 2
     scale = 2 if resample == "upsample2" else 1
@@ -176,42 +170,50 @@ def _(*args):  # type: ignore[no-untyped-def]
 @torch.library.register_fake("colorseg::conv_bn_relu")
 def _(*args):  # type: ignore[no-untyped-def]
     y, pre_bn = _fake_maps(args)
-    argmax = y.new_empty(_packed_size(pre_bn) if args[18] == "maxpool2" else 0, dtype=torch.uint8)
+    argmax = y.new_empty(_packed_size(pre_bn) if args[19] == "maxpool2" else 0, dtype=torch.uint8)
     mean, var = (y.new_empty(y.shape[1], dtype=torch.float64) for _ in range(2))
     return y, pre_bn, argmax, mean, var
 
 
 @torch.library.register_fake("colorseg::conv_bn_relu_backward")
-def _(grad_y, x, weight, skip, bn_weight, bn_bias, pre_bn, argmax, mean, var, in_scale, *rest):  # type: ignore[no-untyped-def]
+def _(grad_y, x, weight, skip, y, bn_weight, bn_bias, pre_bn, argmax, mean, var, in_scale, *rest):  # type: ignore[no-untyped-def]
     *conv, grad_in_scale, grad_in_shift = fake_gradients(
         grad_y.shape[1], x, weight, skip, in_scale, *rest[-4:]
     )
     bn = [x.new_empty(0) if t is None else torch.empty_like(t) for t in (bn_weight, bn_bias)]
-    return *conv, *bn, grad_in_scale, grad_in_shift
+    grad_residual = x.new_empty(0) if y is None else empty(x, y.shape)
+    return *conv, grad_residual, *bn, grad_in_scale, grad_in_shift
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, weight, _bias, skip, bn_weight, bn_bias, _mean, _var, in_scale, in_shift, *ctx.options = (
-        inputs
-    )
+    x, weight, _bias, skip, residual, bn_weight, bn_bias, _mean, _var, *rest = inputs
+    in_scale, in_shift, *ctx.options = rest
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, weight, skip, bn_weight, bn_bias, *output[1:], in_scale, in_shift)
+    # behind a residual the ReLU's mask is that of y, which the next layer keeps anyway
+    y = None if residual is None or not ctx.options[-1] else output[0]
+    kept = (bn_weight, bn_bias, *output[1:], in_scale, in_shift)
+    ctx.save_for_backward(x, weight, skip, y, *kept)
 
 
 def _backward(ctx: Any, grad_y: Tensor | None, *_: None) -> tuple[Any, ...]:
     needs = ctx.needs_input_grad
     if grad_y is None:
         return (None,) * len(needs)
-    needs_x = needs[0] or needs[8] or needs[9]
+    needs_x = needs[0] or needs[9] or needs[10]
+    saved = ctx.saved_tensors
     grads = torch.ops.colorseg.conv_bn_relu_backward.default(
-        grad_y, *ctx.saved_tensors, *ctx.options, needs_x, needs[3], needs[1], needs[2]
+        grad_y, *saved, *ctx.options, needs_x, needs[3], needs[1], needs[2]
     )
-    *conv_bn, grad_in_scale, grad_in_shift = map(defined, grads)
-    return *conv_bn, None, None, grad_in_scale, grad_in_shift, *[None] * len(ctx.options)
+    *conv, grad_residual, bn_weight, bn_bias, in_scale, in_shift = map(defined, grads)
+    if needs[4] and saved[3] is None:  # no ReLU in between
+        grad_residual = grad_y
+    prologue = (in_scale, in_shift)
+    options = [None] * len(ctx.options)
+    return *conv, grad_residual, bn_weight, bn_bias, None, None, *prologue, *options
 
 
 _conv_bn_relu = register_autograd("conv_bn_relu", _backward, _setup_context)
 # the full operator is only called in training or for a gradient
-register_autocast("conv_bn_relu", (0, 1, 2, 3), widen=(4, 5, 6, 7), cpu=torch.float32)
-register_autocast("conv_bn_relu_inference", (0, 1, 2, 3), widen=(4, 5, 6, 7))
+register_autocast("conv_bn_relu", (0, 1, 2, 3, 4), widen=(5, 6, 7, 8), cpu=torch.float32)
+register_autocast("conv_bn_relu_inference", (0, 1, 2, 3, 4), widen=(5, 6, 7, 8))

@@ -92,15 +92,35 @@ Moments pool_and_statistics(const Map& map, const T* x, T* pooled, uint8_t* argm
   return needed ? merge_moments(map, mean, m2) : Moments();
 }
 
-// y = relu((x - center) * scale + offset), replicated 2x2 with `upsample`.
+// y = relu((x - center) * scale + offset), replicated 2x2 with `upsample`; a residual (null if
+// there is none) is added to y in front of the ReLU.
 template <typename T>
 void normalize(const Map& map, const T* x, const ChannelAffine<T>& affine, bool relu, bool upsample,
-               T* y) {
+               T* y, const T* residual = nullptr) {
   for_each_tile<T>(map, [&](const TileAt& tile, Scratch<T> scratch) {
-    T* to = upsample ? scratch.values : y + tile.offset;
-    kernels<T>().affine_relu(tile.run(), x + tile.offset, affine.from(tile.channel), relu, to);
-    if (upsample) kernels<T>().upsample2(tile.shape, to, y + tile.full_offset);
+    const int64_t at = upsample ? tile.full_offset : tile.offset;
+    T* to = upsample ? scratch.values : y + at;
+    kernels<T>().affine_relu(tile.run(), x + tile.offset, affine.from(tile.channel),
+                             relu && residual == nullptr, to);
+    if (upsample) kernels<T>().upsample2(tile.shape, to, y + at);
+    if (residual)  // the tile is still in the cache
+      kernels<T>().add_relu(tile.values() * (upsample ? 4 : 1), residual + at, relu, y + at);
   });
+}
+
+// The gradient in front of the ReLU that made y, of two maps that are dense in the same layout.
+template <typename T>
+Tensor relu_backward(const Tensor& grad_y, const Tensor& y, bool channels_last) {
+  Tensor grad = new_tensor(y, sizes_of(y), y.scalar_type(), channels_last);
+  const T *from = grad_y.const_data_ptr<T>(), *result = y.const_data_ptr<T>();
+  T* to = grad.mutable_data_ptr<T>();
+  const int64_t tiles = divide_up(y.numel(), kTileValues);
+  torch::stable::parallel_for(
+      0, tiles, kThreadValues / kTileValues, [&](int64_t begin, int64_t end) {
+        const int64_t first = begin * kTileValues, last = std::min(end * kTileValues, y.numel());
+        kernels<T>().relu_backward(last - first, from + first, result + first, to + first);
+      });
+  return grad;
 }
 
 // Per channel [C]: sums of g and of g * (x - center), where g is the gradient behind the ReLU.

@@ -39,7 +39,7 @@ Planned plan_layer(const Layer& layer, const std::vector<Link>& links, int64_t i
       check_conv2d(main.map, layer.weight, layer.bias, skip, prologue, layer.options);
   BlockShape shape{conv,           layer.resample,  conv.out_height,
                    conv.out_width, conv.out_height, conv.out_width};
-  if (layer.has_bn) shape = check_conv_bn_relu(main.map, conv, layer.resample, layer.bn);
+  if (layer.has_bn) shape = check_conv_bn_relu(main.map, conv, layer.resample, layer.bn, {});
   auto own = own_convolution(main.map, layer.weight, skip, prologue, layer.options, conv);
   STD_TORCH_CHECK(own && !(layer.skip >= 0 && links[layer.skip].upsample), "layer ", index,
                   " cannot be part of a chain");

@@ -1,6 +1,6 @@
-// conv -> resample -> batch norm -> ReLU.  Around the convolution, forward reads its output once
-// for pooling and statistics and once to normalise; backward reads the gradient and BN's input
-// twice.
+// conv -> resample -> batch norm [-> + residual] -> ReLU.  Around the convolution, forward reads
+// its output once for pooling and statistics and once to normalise; backward reads the gradient and
+// BN's input twice.
 #include "../conv_bn_relu.h"
 
 #include "fused_block.h"
@@ -40,10 +40,11 @@ struct Block {
 
 // Without `keep`, batch norm and ReLU overwrite the map they read wherever y has its size.
 Block forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-              const OptionalTensor& skip, const Prologue& prologue, const ConvOptions& o,
-              Resample resample, const BatchNormOptions& bn, bool relu, bool keep) {
-  const BlockShape s =
-      check_conv_bn_relu(x, check_conv2d(x, weight, bias, skip, prologue, o), resample, bn);
+              const OptionalTensor& skip, const OptionalTensor& residual_, const Prologue& prologue,
+              const ConvOptions& o, Resample resample, const BatchNormOptions& bn, bool relu,
+              bool keep) {
+  const ConvShape conv = check_conv2d(x, weight, bias, skip, prologue, o);
+  const BlockShape s = check_conv_bn_relu(x, conv, resample, bn, residual_);
   const bool up = resample == Resample::kUpsample2;
   const bool statistics_needed = bn.batch_statistics && s.normalized() > 0;
   const auto own = own_convolution(x, weight, skip, prologue, o, s.conv);
@@ -55,13 +56,15 @@ Block forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
   }
   const Map map = map_of(s, is_channels_last(x));
   const Tensor& z = block.pre.z;
+  OptionalTensor residual;
+  if (residual_) residual = widened(dense(*residual_, map.channels_last));
   dispatch_dtype(z, "conv_bn_relu", [&](auto zero) {
     using T = decltype(zero);
     const Ints sizes{s.conv.n, s.conv.out_channels, s.y_height, s.y_width};
     block.y = keep || up ? new_tensor(z, sizes, z.scalar_type(), map.channels_last) : z;
     normalize(map, z.const_data_ptr<T>(),
               affine_of<T>(block.pre.moments, bn.weight, bn.bias, bn.eps), relu, up,
-              block.y.mutable_data_ptr<T>());
+              block.y.mutable_data_ptr<T>(), residual ? residual->const_data_ptr<T>() : nullptr);
   });
   block.y = to_dtype(block.y, x.scalar_type());
   return block;
@@ -69,13 +72,13 @@ Block forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_bn_relu(
     const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& skip,
-    const OptionalTensor& bn_weight, const OptionalTensor& bn_bias,
+    const OptionalTensor& residual, const OptionalTensor& bn_weight, const OptionalTensor& bn_bias,
     const OptionalTensor& running_mean, const OptionalTensor& running_var,
     const OptionalTensor& in_scale, const OptionalTensor& in_shift, bool in_relu, bool in_upsample,
     const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups, bool transposed,
     const Ints& output_padding, const std::string& resample, bool training, double eps, bool relu) {
   const Block block = forward(
-      x, weight, bias, skip, {in_scale, in_shift, in_relu, in_upsample},
+      x, weight, bias, skip, residual, {in_scale, in_shift, in_relu, in_upsample},
       {stride, padding, dilation, groups, transposed, output_padding}, resample_from(resample),
       {bn_weight, bn_bias, running_mean, running_var, training, eps}, relu, true);
   const Moments& m = block.pre.moments;
@@ -84,14 +87,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_bn_relu(
 }
 
 Tensor conv_bn_relu_inference(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-                              const OptionalTensor& skip, const OptionalTensor& bn_weight,
-                              const OptionalTensor& bn_bias, const OptionalTensor& running_mean,
-                              const OptionalTensor& running_var, const OptionalTensor& in_scale,
-                              const OptionalTensor& in_shift, bool in_relu, bool in_upsample,
-                              const Ints& stride, const Ints& padding, const Ints& dilation,
-                              int64_t groups, bool transposed, const Ints& output_padding,
+                              const OptionalTensor& skip, const OptionalTensor& residual,
+                              const OptionalTensor& bn_weight, const OptionalTensor& bn_bias,
+                              const OptionalTensor& running_mean, const OptionalTensor& running_var,
+                              const OptionalTensor& in_scale, const OptionalTensor& in_shift,
+                              bool in_relu, bool in_upsample, const Ints& stride,
+                              const Ints& padding, const Ints& dilation, int64_t groups,
+                              bool transposed, const Ints& output_padding,
                               const std::string& resample, double eps, bool relu) {
-  return forward(x, weight, bias, skip, {in_scale, in_shift, in_relu, in_upsample},
+  return forward(x, weight, bias, skip, residual, {in_scale, in_shift, in_relu, in_upsample},
                  {stride, padding, dilation, groups, transposed, output_padding},
                  resample_from(resample),
                  {bn_weight, bn_bias, running_mean, running_var, false, eps}, relu, false)
@@ -122,11 +126,10 @@ Tensor squares(const Map& map, const Tensor& grad_y) {
 }
 
 template <typename T>
-BatchNormGradients batch_norm_backward(const Map& map, const BlockShape& s, const Tensor& grad_y_,
+BatchNormGradients batch_norm_backward(const Map& map, const BlockShape& s, const Tensor& grad_y,
                                        const Tensor& pre_bn, const Tensor& argmax, const Moments& m,
                                        const BatchNormOptions& bn, bool relu) {
   const bool up = s.resample == Resample::kUpsample2, pool = s.resample == Resample::kMaxPool2;
-  const Tensor grad_y = dense(grad_y_, map.channels_last);
   Tensor grad_z = new_tensor(grad_y, {map.n, map.channels, s.conv.out_height, s.conv.out_width},
                              grad_y.scalar_type(), map.channels_last);
   if (pool && (s.conv.out_height % 2 || s.conv.out_width % 2))
@@ -141,14 +144,17 @@ BatchNormGradients batch_norm_backward(const Map& map, const BlockShape& s, cons
   return batch_norm_gradients(sums, m, bn, grad_z);
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv_bn_relu_backward(
-    const Tensor& grad_y, const Tensor& x, const Tensor& weight, const OptionalTensor& skip,
-    const OptionalTensor& bn_weight, const OptionalTensor& bn_bias, const Tensor& pre_bn,
-    const Tensor& argmax, const Tensor& mean, const Tensor& var, const OptionalTensor& in_scale,
-    const OptionalTensor& in_shift, bool in_relu, bool in_upsample, const Ints& stride,
-    const Ints& padding, const Ints& dilation, int64_t groups, bool transposed,
-    const Ints& output_padding, const std::string& resample, bool training, double eps, bool relu,
-    bool needs_x, bool needs_skip, bool needs_weight, bool needs_bias) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>
+conv_bn_relu_backward(const Tensor& grad_y_, const Tensor& x, const Tensor& weight,
+                      const OptionalTensor& skip, const OptionalTensor& y,
+                      const OptionalTensor& bn_weight, const OptionalTensor& bn_bias,
+                      const Tensor& pre_bn, const Tensor& argmax, const Tensor& mean,
+                      const Tensor& var, const OptionalTensor& in_scale,
+                      const OptionalTensor& in_shift, bool in_relu, bool in_upsample,
+                      const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups,
+                      bool transposed, const Ints& output_padding, const std::string& resample,
+                      bool training, double eps, bool relu_, bool needs_x, bool needs_skip,
+                      bool needs_weight, bool needs_bias) {
   const ConvOptions o{stride, padding, dilation, groups, transposed, output_padding};
   const Prologue prologue{in_scale, in_shift, in_relu, in_upsample};
   const BatchNormOptions bn{bn_weight, bn_bias, mean, var, training, eps};
@@ -157,18 +163,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv_
                      resample_from(resample),
                      pre_bn.size(2),
                      pre_bn.size(3),
-                     grad_y.size(2),
-                     grad_y.size(3)};
+                     grad_y_.size(2),
+                     grad_y_.size(3)};
   const int64_t channels = s.conv.out_channels;
   const Moments moments{doubles_of(mean, channels, 0), doubles_of(var, channels, 1)};
   const Needs needs{needs_x, needs_skip, needs_weight, needs_bias && !training};
   BatchNormGradients g;
   ConvGradients conv;
+  Tensor grad_y = dense(grad_y_, channels_last);
+  const bool relu = relu_ && !y;  // what passes the ReLU behind a residual is the gradient of both
+  if (y) {
+    dispatch_dtype(x, "conv_bn_relu_backward", [&](auto zero) {
+      grad_y = relu_backward<decltype(zero)>(grad_y, dense(*y, channels_last), channels_last);
+    });
+  }
   if (const auto own = own_convolution(x, weight, skip, prologue, o, s.conv)) {
     const Map map = map_of(s, false);
     const bool up = s.resample == Resample::kUpsample2, pool = s.resample == Resample::kMaxPool2;
-    const Tensor dense_grad = dense(grad_y, false),
-                 grad = up ? squares(map, dense_grad) : dense_grad;
+    const Tensor grad = up ? squares(map, grad_y) : grad_y;
     const float *from = grad.const_data_ptr<float>(), *z = pre_bn.const_data_ptr<float>();
     const auto affine = affine_of<float>(moments, bn.weight, bn.bias, eps);
     g = batch_norm_gradients(gradient_sums(map, from, z, affine, relu, false), moments, bn, grad);
@@ -186,7 +198,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv_
   }
   // Under batch statistics the convolution's bias cancels: its gradient is exactly 0.
   if (needs_bias && training) conv.bias = vector_like(std::vector<double>(channels), weight);
-  return {conv.x,   conv.weight, conv.bias,     conv.skip,
+  const Tensor grad_residual = y ? grad_y : nothing(x);
+  return {conv.x,   conv.weight, conv.bias,     conv.skip,    grad_residual,
           g.weight, g.bias,      conv.in_scale, conv.in_shift};
 }
 

@@ -78,6 +78,9 @@ struct Kernels {
   void (*backward_apply)(Run, const T* grad, const T* x, Affine<T>, bool relu, Affine<T> out,
                          bool statistics, T* grad_x);
 
+  void (*add_relu)(int64_t count, const T* residual, bool relu, T* y);  // y <- relu(y + residual)
+  void (*relu_backward)(int64_t count, const T* grad, const T* y, T* passed);  // y: the ReLU's
+
   // losses over `pixels` of one image; labels are -1 where ignored; scratch is [2 * channels *
   // kLanes]
   void (*nearest_color)(int64_t pixels, const T* red, const T* green, const T* blue,

@@ -165,6 +165,22 @@ void affine_relu(Run run, const T* x, Affine<T> affine, bool relu, T* y) {
   affine_relu_with<LaneAffine<T>>(run, x, affine, relu, y);
 }
 
+// y <- relu(y + residual); a value at a time, so that lines of any layout will do.
+template <typename T>
+void add_relu(int64_t count, const T* __restrict residual, bool relu, T* __restrict y) {
+  for (int64_t i = 0; i < count; ++i) {
+    const T v = y[i] + residual[i];
+    y[i] = relu & (v < T(0)) ? T(0) : v;
+  }
+}
+
+// The gradient that passes the ReLU that made y: a NaN lets it through, as in torch.
+template <typename T>
+void relu_backward(int64_t count, const T* __restrict grad, const T* __restrict y,
+                   T* __restrict passed) {
+  for (int64_t i = 0; i < count; ++i) passed[i] = y[i] <= T(0) ? T(0) : grad[i];
+}
+
 // The gradient that passes the ReLU: zero where its input is not positive (NaN lets it through, as
 // in torch).
 template <typename T>

@@ -23,6 +23,8 @@ constexpr Kernels<T> table() {
           affine_relu<T>,
           backward_sums<T>,
           backward_apply<T>,
+          add_relu<T>,
+          relu_backward<T>,
           nearest_color<T>,
           nearest_color_bytes<T>,
           cross_entropy<T>,
