@@ -1,6 +1,7 @@
 """Pictures of a run: its curves, and what the network makes of some validation pictures."""
 
 import io
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 DPI = 100
 TRAIN, VALIDATION = "#c62828", "#2e7d32"  # red and green as in the course
 COURSE = "#1565c0"
+COLORS = (COURSE, "#ef6c00", "#6a1b9a")  # of runs beside one another
 ROWS = ("input", "truth", "prediction")
 
 
@@ -73,6 +75,25 @@ def save_curves(history: History, path: str | Path) -> None:
         label = f"{where}: {shown:{panel.form}}"
         axes.plot(best.epoch, shown, "o", color=VALIDATION, label=label)
         _label(axes, panel.unit, panel.title)
+        if panel.lines is _LOSS:
+            _end_at_training(axes, [history])
+    _save(figure, path)
+
+
+def save_curves_beside(histories: dict[str, History], path: str | Path) -> None:
+    """Draw losses and mean IoUs of several runs that segment as a PNG, written atomically."""
+    figure = _figure(1200, 460)
+    figure.set_layout_engine("constrained", w_pad=0.15, h_pad=0.12)
+    loss, miou = figure.subplots(1, 2)
+    for (name, history), color in zip(histories.items(), cycle(COLORS)):
+        _curve(loss, history, "train_loss", color, f"{name}, training", style="--")
+        _curve(loss, history, "val_loss", color, f"{name}, validation")
+        best = history.best.val_miou
+        _curve(miou, history, "val_miou", color, f"{name}, macro (best {best:.3f})")
+        _curve(miou, history, "val_course", color, f"{name}, course's score", style=":")
+    _label(loss, "loss", "Loss, each of its own kind")
+    _end_at_training(loss, list(histories.values()))
+    _label(miou, "mean IoU", "Mean IoU of the validation pictures")
     _save(figure, path)
 
 
@@ -116,11 +137,24 @@ def _figure(width: int, height: int) -> "Figure":
 
 
 def _curve(
-    axes: "Axes", history: History, name: str, color: str, label: str, factor: float = 1
+    axes: "Axes",
+    history: History,
+    name: str,
+    color: str,
+    label: str,
+    factor: float = 1,
+    style: str = "-",
 ) -> None:
     values = [factor * value for value in history.column(name)]
     marker = "o" if len(values) == 1 else None  # one point makes no line
-    axes.plot(history.column("epoch"), values, color=color, label=label, lw=2, marker=marker)
+    axes.plot(history.column("epoch"), values, style, color=color, label=label, lw=2, marker=marker)
+
+
+def _end_at_training(axes: "Axes", histories: list[History]) -> None:
+    """Cut off the first validations, which batch norm's young statistics can make huge."""
+    top = 2 * max(max(history.column("train_loss")) for history in histories)
+    if axes.get_ylim()[1] > top:
+        axes.set_ylim(0, top)
 
 
 def _label(axes: "Axes", unit: str, title: str) -> None:

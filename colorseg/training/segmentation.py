@@ -1,7 +1,8 @@
 """Images with masks as a classification task: RGB pictures in, the class of every pixel out."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,31 +82,18 @@ class SegmentationTask:
 
         And ``iou <class>`` for each, and the number of ``pixels`` that count.
         """
-        from colorseg.metrics import MeanIoU  # late: torchmetrics is slow to import
+        losses: list[float] = []
 
-        classes = self.data.classes
-        macro = MeanIoU(len(classes), ignore_index=IGNORE).to(self.device)
-        course = MeanIoU(2, "course", ignore_index=IGNORE).to(self.device)
-        loss = 0.0
-        with torch.no_grad(), eval_mode(model):
+        def pairs() -> Iterator[tuple[Tensor, Tensor]]:
             for index in torch.arange(len(self)).split(batch_size):
                 masks = self.data.masks[index].to(self.device)
                 logits = self._forward(model, self._inputs(index), index)["out"]
-                loss += self._loss(logits, masks).item() * len(index)
-                predicted = logits.argmax(1)
-                macro.update(predicted, masks)
-                if len(classes) == 2:
-                    course.update(predicted, masks)
-        pixels = macro.confusion.sum().item()
-        ious = zip(classes, macro.per_class().tolist(), strict=True)
-        return {
-            "loss": loss / len(self),
-            "accuracy": macro.confusion.diagonal().sum().item() / max(1, pixels),
-            "miou": macro.compute().item(),
-            "course": course.compute().item() if len(classes) == 2 else float("nan"),
-            **{f"iou {name}": iou for name, iou in ious},
-            "pixels": pixels,
-        }
+                losses.append(self._loss(logits, masks).item() * len(index))
+                yield logits.argmax(1), masks
+
+        with torch.no_grad(), eval_mode(model):
+            figures = measure_masks(pairs(), self.data.classes)
+        return {"loss": math.fsum(losses) / len(self)} | figures
 
     def pictures(self, model: nn.Module, index: Tensor) -> list[Tensor]:
         """Images, masks (light grey where pixels do not count), and predicted masks."""
@@ -139,6 +127,30 @@ class SegmentationTask:
         }
         parts = [known[name](logits, masks, ignore_index=IGNORE) for name in self._losses]
         return sum(parts[1:], parts[0])
+
+
+def measure_masks(
+    pairs: Iterable[tuple[Tensor, Tensor]], classes: Sequence[str]
+) -> dict[str, float]:
+    """What ``SegmentationTask.measure`` gives, but the loss, of (predicted, true) masks."""
+    from colorseg.metrics import MeanIoU  # late: torchmetrics is slow to import
+
+    macro, course = MeanIoU(len(classes), ignore_index=IGNORE), None
+    if len(classes) == 2:
+        course = MeanIoU(2, "course", ignore_index=IGNORE)
+    for predicted, masks in pairs:
+        macro.to(masks.device).update(predicted, masks)
+        if course is not None:
+            course.to(masks.device).update(predicted, masks)
+    pixels = macro.confusion.sum().item()
+    ious = zip(classes, macro.per_class().tolist(), strict=True)
+    return {
+        "accuracy": macro.confusion.diagonal().sum().item() / max(1, pixels),
+        "miou": macro.compute().item(),
+        "course": math.nan if course is None else course.compute().item(),
+        **{f"iou {name}": iou for name, iou in ious},
+        "pixels": pixels,
+    }
 
 
 def paint(masks: Tensor) -> Tensor:
