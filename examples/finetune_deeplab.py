@@ -27,6 +27,7 @@ def parse() -> argparse.Namespace:
     add("--output-stride", type=int, default=16, help="8 is finer and slower")
     add("--weights", help="coco, or a file; random if not given")
     add("--head-only", action="store_true", help="freeze all but the last layer")
+    add("--drift", action="store_true", help="as in the course, frozen batch norm goes on counting")
     add("--no-augment", action="store_true", help="pictures as they are")
     add("--loss", nargs="+", default=["ce", "iou"], choices=["ce", "iou", "both"])
     add("--epochs", type=int, default=10)
@@ -36,6 +37,7 @@ def parse() -> argparse.Namespace:
     add("--seed", type=int, default=0)
     add("--device", default="cpu")
     add("--amp", action="store_true", help="forward in bfloat16, on CUDA")
+    add("--reference", action="store_true", help="plain torch instead of the fused operators")
     add("--out", help="where to write (default: runs/deeplab; -2, -3, ... is added if taken)")
     return parser.parse_args()
 
@@ -48,7 +50,10 @@ def main() -> None:
         options.data, image_size=options.image_size, mode=options.mode, download=options.download
     )
     size = {"backbone": options.backbone, "output_stride": options.output_stride}
-    shared = ("epochs", "batch_size", "lr", "schedule", "seed", "device", "amp", "mode", "download")
+    shared = (
+        *("epochs", "batch_size", "lr", "schedule", "seed", "device", "amp", "reference"),
+        *("mode", "download"),
+    )
     histories, measured = {}, {}
     for loss in options.loss:
         config = SegmentationConfig(
@@ -62,9 +67,11 @@ def main() -> None:
         seed_everything(config.seed)
         model = deeplabv3(num_classes=len(train.classes), weights=options.weights, **size)
         if options.head_only:
-            colorseg.freeze(model, except_=("classifier.4",))
+            statistics = "drift" if options.drift else "frozen"
+            colorseg.freeze(model, except_=("classifier.4",), batch_norm=statistics)
         histories[loss] = fit(model, train, val, config)
-        measured[loss] = evaluate(model, val, batch_size=config.batch_size, device=config.device)
+        where = {"device": config.device, "reference": config.reference}
+        measured[loss] = evaluate(model, val, batch_size=config.batch_size, **where)
     print(save_comparison(histories, measured, val, out))
 
 

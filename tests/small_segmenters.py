@@ -38,11 +38,3 @@ class Backbone(nn.Sequential):
         self.calls += 1
         early = self[1](self[0](x))
         return {"out": self[2](early), "aux": early}
-
-
-def freeze(module: nn.Module) -> None:
-    """No gradients, and eval mode that survives ``.train()``."""
-    module.requires_grad_(False)
-    module.eval()
-    for child in module.modules():
-        child.train = lambda mode=True, self=child: self  # type: ignore[method-assign]

@@ -109,7 +109,7 @@ class TestExample:
         assert run_example(monkeypatch, "--data", "nowhere") == 2
         assert "error: there is no folder nowhere" in capsys.readouterr().err
 
-    def test_head_only_from_a_file_on_a_folder(self, tmp_path, monkeypatch, capsys):
+    def test_head_only_from_a_file_on_a_folder(self, tmp_path, monkeypatch, capsys, caplog):
         import mask_files
 
         monkeypatch.chdir(tmp_path)
@@ -123,6 +123,7 @@ class TestExample:
         flags += ["--weights", "five.safetensors", "--head-only", "--out", "here"]
         assert run_example(monkeypatch, *flags) == 0
         assert "IoU leaf" in capsys.readouterr().out
+        assert "own/train: all in front of the classifier is frozen, so its results" in caplog.text
         trained = load_file(tmp_path / "here" / "both" / "model.safetensors")
         for name, value in whole.state_dict().items():
             if not name.startswith("classifier.4"):

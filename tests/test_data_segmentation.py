@@ -52,7 +52,8 @@ class TestSet:
             ({"images": torch.zeros(2, 3, 4, 5)}, TypeError, "images must be .* got torch.float32"),
             ({"masks": np.zeros((2, 4, 5))}, TypeError, "masks must be a uint8 tensor, got ndarr"),
             ({"masks": torch.zeros(2, 5, 4).byte()}, ValueError, r"got \(2, 3, 4, 5\) and \(2, 5"),
-            ({"classes": ("all",)}, ValueError, "at least 2 classes, got 1"),
+            ({"classes": ("all",)}, ValueError, "can have 2 to 255 classes, got 1"),
+            ({"classes": ("all",) * 256}, ValueError, "2 to 255 classes, got 256"),
             ({"masks": torch.full((2, 4, 5), 7).byte()}, ValueError, "x has class 7 .* only 2 cla"),
         ],
     )
@@ -188,6 +189,7 @@ class TestFolder:
         caplog.set_level(logging.INFO, logger="colorseg")
         folder = mask_files.write_folder(tmp_path / "own")
         (folder / "masks" / "b.png").unlink()
+        (folder / "images" / "._a.png").write_bytes(b"left by another system")
         assert sum(map(len, load_segmentation(folder, image_size=12))) == 9
         assert "own: 9 of 10 images have a mask" in caplog.text
 
@@ -231,6 +233,8 @@ def spoil(folder, name):
         (folder / "val.txt").write_text("b\nd\n")
     elif name == "empty list":
         (folder / "splits.csv").write_text("name,split\na,train\n")
+    elif name == "short row":
+        (folder / "splits.csv").write_text("split,name\ntrain\nval,a\n")
     elif name == "columns":
         (folder / "splits.csv").write_text("image,part\na,train\n")
     elif name == "noise":
@@ -251,6 +255,7 @@ def spoil(folder, name):
         ("no mask", FileNotFoundError, "lists 'a', but has no image of that name, or no mask"),
         ("leak", ValueError, "b are both in train and in val, so that validation would be on"),
         ("empty list", ValueError, "own/val has no pictures with a mask; choose other data"),
+        ("short row", FileNotFoundError, "lists '', but has no image of that name"),
         ("columns", ValueError, r'splits\.csv needs the columns "name" and "split"'),
         ("noise", ValueError, r"train\.txt is no text that can be read"),
         ("twins", ValueError, r"images has both a\.bmp and a\.png"),

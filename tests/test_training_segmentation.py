@@ -8,11 +8,12 @@ import math
 import pytest
 import torch
 from safetensors import safe_open
-from small_segmenters import SmallSegmenter, freeze
+from small_segmenters import SmallSegmenter
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+import colorseg
 from colorseg import reference
 from colorseg.data import IGNORE, SegmentationSet, normalize
 from colorseg.data.scenes import load_scenes
@@ -91,6 +92,23 @@ class TestRun:
         _, plain = run(tmp_path / "plain", reference=True, **settings)
         assert fused.best.train_loss == pytest.approx(plain.best.train_loss, abs=1e-5)
         assert fused.best.val_loss == pytest.approx(plain.best.val_loss, abs=1e-5)
+
+    def test_half_precision_is_near(self, tmp_path):
+        """The CPU's autocast in the place of CUDA's, which the config asks for."""
+        _, want = run(tmp_path / "whole", reference=True, epochs=1)
+        config = SegmentationConfig(
+            out=tmp_path / "half", reference=True, epochs=1, batch_size=4, lr=0.01
+        )
+        object.__setattr__(config, "amp", True)
+        kinds = set()
+        seed_everything(0)
+        model = SmallSegmenter()
+        model.classifier[3].register_forward_hook(lambda *args: kinds.add(args[2].dtype) or None)
+        history = fit(model, TRAIN, VAL, config)
+        assert kinds == {torch.bfloat16, torch.float32}  # trained, and measured
+        assert history.best.train_loss == pytest.approx(want.best.train_loss, abs=0.02)
+        assert history.best.train_loss != want.best.train_loss
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
     def test_a_network_that_gives_a_tensor(self, tmp_path):
         _, history = run(tmp_path, nn.Conv2d(3, 2, 3, padding=1), network="own")
@@ -185,10 +203,8 @@ class TestFrozenFeatures:
         """A model of which the backbone and so many modules of the classifier are frozen."""
         seed_everything(0)
         model = SmallSegmenter(**options)
-        freeze(model.backbone)
-        for module in list(model.classifier)[:head]:
-            freeze(module)
-        return model
+        trained = [*list(model.classifier)[head:], model.aux_classifier]
+        return colorseg.freeze(model, except_=filter(None, trained))
 
     @pytest.mark.parametrize(
         ("head", "options", "layer"),
@@ -214,9 +230,8 @@ class TestFrozenFeatures:
     def test_not_where_something_changes(self, tmp_path, caplog, reason):
         caplog.set_level(logging.INFO, logger="colorseg")
         model = self.frozen()
-        if reason == "drift":  # the course's: no gradients, but batch norm goes on counting
-            model = SmallSegmenter()
-            model.backbone.requires_grad_(False)
+        if reason == "drift":
+            colorseg.freeze(model, except_="classifier", batch_norm="drift")
         elif reason == "trained":
             model.backbone[0].weight.requires_grad_(True)
         elif reason == "own":
@@ -228,8 +243,7 @@ class TestFrozenFeatures:
 
     def test_active_dropout_is_never_skipped(self, tmp_path, caplog):
         caplog.set_level(logging.INFO, logger="colorseg")
-        model = self.frozen(dropout=0.5)
-        model.classifier[0].requires_grad_(False)
+        model = self.frozen(1, dropout=0.5)
         run(tmp_path, model, augment=False, epochs=1)
         assert "all in front of the classifier is frozen" in caplog.text
 

@@ -33,7 +33,7 @@ def pictures_in(folder: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        if path.suffix.lower() not in SUFFIXES or path.name[0] == "." or not path.is_file():
             continue
         if path.stem in found:
             raise ValueError(f"{folder} has both {found[path.stem].name} and {path.name}")
@@ -99,7 +99,7 @@ def _listed(folder: Path, part: str) -> list[str] | None:
                 rows = list(csv.DictReader(file))
             if rows and not {"name", "split"} <= rows[0].keys():
                 raise ValueError(f'{table} needs the columns "name" and "split"')
-            return [row["name"] for row in rows if row["split"] == part]
+            return [row["name"] or "" for row in rows if row["split"] == part]
         if lines.is_file():
             text = lines.read_text(encoding="utf-8-sig")
             return [line.strip() for line in text.splitlines() if line.strip()]

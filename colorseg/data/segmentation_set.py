@@ -22,7 +22,7 @@ class SegmentationSet:
     Args:
         images: (N, 3, H, W) uint8 RGB.
         masks: (N, H, W) uint8, classes from 0, or ``IGNORE`` (255) where a pixel does not count.
-        classes: their names, at least 2.
+        classes: their names, 2 to 255.
         name: for reports, such as ``"scenes/train"``.
 
     Raises:
@@ -46,8 +46,8 @@ class SegmentationSet:
             raise ValueError(
                 f"images must be (N, 3, H, W) and masks (N, H, W), got {images} and {masks}"
             )
-        if len(self.classes) < 2:
-            raise ValueError(f"a mask needs at least 2 classes, got {len(self.classes)}")
+        if not 2 <= len(self.classes) <= IGNORE:
+            raise ValueError(f"a mask can have 2 to {IGNORE} classes, got {len(self.classes)}")
         counted = self.masks[self.masks != IGNORE]
         if counted.numel() and counted.max() >= len(self.classes):
             raise ValueError(

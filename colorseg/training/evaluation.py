@@ -15,6 +15,7 @@ def evaluate(
     palette: Palette | None = None,
     batch_size: int = 500,
     device: str = "cpu",
+    reference: bool = False,
 ) -> dict[str, float]:
     """Measure a network on all pictures of a set, in eval mode and without gradients.
 
@@ -27,6 +28,7 @@ def evaluate(
         palette: the K colors; None takes ``model.palette``, or horse24 where that is missing.
         batch_size: pictures at a time; the result depends on it only by rounding.
         device: where to compute.
+        reference: take the plain loss, as ``Config.reference`` does.
 
     Returns:
         ``loss``: cross-entropy, mean over all pixels (of a ``SegmentationSet`` over its batches);
@@ -40,7 +42,8 @@ def evaluate(
     place = usable_device(device)
     task: Task
     if isinstance(data, SegmentationSet):
-        task = SegmentationTask(data, place)
+        task = SegmentationTask(data, place, plain=reference)
     else:
-        task = ColorTask(data, palette_of(model) if palette is None else palette, place)
+        palette = palette_of(model) if palette is None else palette
+        task = ColorTask(data, palette, place, reference)
     return task.measure(model.to(place), batch_size)
