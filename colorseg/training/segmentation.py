@@ -154,9 +154,9 @@ def measure_masks(
 
 
 def paint(masks: Tensor) -> Tensor:
-    """Colors of classes, uint8 ``(N, 3, H, W)``: black, then those of the course; see its formula.
+    """Colors of classes, uint8 ``(N, 3, H, W)``; light grey where pixels do not count.
 
-    Channel values are the class times 2^25 - 1, 2^15 - 1 and 2^21 - 1, modulo 255.
+    As in the course, channels are the class times 2^25 - 1, 2^15 - 1 and 2^21 - 1, modulo 255.
     """
     factors = torch.tensor([2**25 - 1, 2**15 - 1, 2**21 - 1])[:, None, None]
     colors = masks[:, None].long() * factors % 255
