@@ -30,7 +30,7 @@ def parse() -> argparse.Namespace:
     add("--drift", action="store_true", help="as in the course, frozen batch norm goes on counting")
     add("--no-augment", action="store_true", help="pictures as they are")
     add("--loss", nargs="+", default=["ce", "iou"], choices=["ce", "iou", "both"])
-    add("--epochs", type=int, default=8)
+    add("--epochs", type=int, default=6)
     add("--batch-size", type=int, default=8)
     add("--lr", type=float, default=1e-3)
     add("--schedule", default="poly", choices=["poly", "constant"])
