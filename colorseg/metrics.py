@@ -1,7 +1,22 @@
 """Measures of a colorized or segmented picture, in plain torch."""
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from colorseg._mean_iou import MeanIoU
+
+__all__ = ["MeanIoU", "colorfulness", "pixel_accuracy", "psnr"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "MeanIoU":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from colorseg._mean_iou import MeanIoU  # late: torchmetrics is slow to import
+
+    return MeanIoU
 
 
 def pixel_accuracy(predicted: Tensor, target: Tensor, ignore_index: int = -100) -> Tensor:

@@ -1,5 +1,6 @@
 """The CIFAR-10 archive in the cache, and its download from a server on this machine."""
 
+import dataclasses
 import hashlib
 import os
 import sys
@@ -15,11 +16,16 @@ from colorseg import data
 from colorseg.data import download
 
 
+def change(monkeypatch, **settings) -> None:
+    """Take another file for CIFAR-10, or look for it elsewhere."""
+    monkeypatch.setattr(data, "CIFAR10", dataclasses.replace(data.CIFAR10, **settings))
+
+
 @pytest.fixture
 def archive(tmp_path, monkeypatch) -> Path:
     """A fake archive whose checksum colorseg takes for that of CIFAR-10."""
     path = fake_cifar.write_archive(tmp_path / "cifar-10-python.tar.gz", fake_cifar.all_batches())
-    monkeypatch.setattr(download, "SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    change(monkeypatch, checksum=f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}")
     monkeypatch.delenv("COLORSEG_CACHE", raising=False)
     return path
 
@@ -36,7 +42,7 @@ def server(archive, monkeypatch):
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         url = f"http://127.0.0.1:{http.server_port}/{archive.name}"
-        monkeypatch.setattr(download, "URL", url)
+        change(monkeypatch, url=url)
         monkeypatch.setenv("NO_PROXY", "*")
         yield http
         http.shutdown()
@@ -74,8 +80,9 @@ class TestCache:
         assert download.default_cache() == Path.home() / "here"
 
     def test_the_real_checksum_is_of_the_real_file(self):
-        assert download.URL == "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
-        assert download.SHA256.startswith("6d958be074577803")
+        file = download.CIFAR10
+        assert file.url == "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+        assert file.checksum.startswith("sha256:6d958be074577803")
 
 
 @pytest.mark.usefixtures("server")
@@ -93,13 +100,13 @@ class TestDownload:
         fake_cifar.check_horses(data.load("cifar10", cache=tmp_path / "cache", download=True))
 
     def test_wrong_file_is_not_kept(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(download, "SHA256", "0" * 64)
+        change(monkeypatch, checksum="sha256:" + "0" * 64)
         with pytest.raises(ValueError, match=r"sent is not CIFAR-10, and was not kept.*000: try"):
             data.load("cifar10", cache=tmp_path / "cache", download=True)
         assert os.listdir(tmp_path / "cache") == []
 
     def test_server_without_the_file(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(download, "URL", download.URL + ".absent")
+        change(monkeypatch, url=data.CIFAR10.url + ".absent")
         with pytest.raises(OSError, match=r"cannot download http.*404.* pass the path of a copy"):
             data.load("cifar10", cache=tmp_path / "cache", download=True)
         assert os.listdir(tmp_path / "cache") == []

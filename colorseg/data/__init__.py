@@ -1,4 +1,7 @@
-"""Images to train on: the embedded sample, CIFAR-10, and files in either of its shapes."""
+"""Images to train on: the embedded sample, CIFAR-10, and files in either of its shapes.
+
+``load_segmentation`` has images with masks: generated scenes, Oxford's flowers, your own folders.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,25 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from colorseg.data import cifar10
+from colorseg.data.augment import Augmentation
 from colorseg.data.cifar10 import CLASSES
-from colorseg.data.download import cached_archive
+from colorseg.data.download import CIFAR10, cached_file
 from colorseg.data.images import ImageSet
 from colorseg.data.npz import read_npz
 from colorseg.data.sample import load_sample
+from colorseg.data.segmentation import load_segmentation
+from colorseg.data.segmentation_set import IGNORE, SegmentationSet, normalize
 
-__all__ = ["CLASSES", "ImageSet", "load"]
+__all__ = [
+    "CLASSES",
+    "IGNORE",
+    "Augmentation",
+    "ImageSet",
+    "SegmentationSet",
+    "load",
+    "load_segmentation",
+    "normalize",
+]
 
 _KINDS = "'sample', 'cifar10', a folder of CIFAR-10 batches, their .tar.gz archive, or an .npz file"
 
@@ -51,7 +66,10 @@ def load(
     ids = cifar10.class_ids(classes)
     if source == "sample":
         return load_sample()
-    path = cached_archive(download, cache) if source == "cifar10" else Path(source).expanduser()
+    if source == "cifar10":
+        path = cached_file(CIFAR10, download, cache)
+    else:
+        path = Path(source).expanduser()
     train, test = _read(path)
     return (
         cifar10.select(train, ids, f"{path.name}/train"),

@@ -6,9 +6,6 @@ https://www.cs.toronto.edu/~kriz/cifar.html
 
 from __future__ import annotations
 
-import gzip
-import tarfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from colorseg.data import safe_pickle
+from colorseg.data.archive import read_members
 from colorseg.data.images import ImageSet, from_pixels
 
 CLASSES = (
@@ -24,9 +22,6 @@ CLASSES = (
 _TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
 _BATCHES = (*_TRAIN, "test_batch")
 _FOLDER = "cifar-10-batches-py"
-_DAMAGE = (
-    tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, OverflowError, RecursionError,
-)  # fmt: skip
 _MAX_BATCH = 64 << 20  # bytes; the real ones have 31 million
 _MAX_UNPACKED = 256 << 20  # bytes; the real archive has 186 million
 
@@ -91,40 +86,7 @@ def read_folder(folder: Path) -> tuple[Part, Part]:
 
 def read_archive(path: Path) -> tuple[Part, Part]:
     """Training and test part from the tar.gz archive; nothing is unpacked to the disk."""
-    try:
-        # "r|" never seeks, so an archive cannot have a part of it read again and again
-        with _Bounded(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-            files = _batches_in(archive, path)
-    except _DAMAGE as error:
-        raise ValueError(f"{path} is cut short or no tar.gz archive: {error}") from error
-    return _parts(files, path)
-
-
-class _Bounded(gzip.GzipFile):
-    """Ends in an error where a small archive unpacks to fill the memory."""
-
-    def read(self, size: int | None = -1) -> bytes:
-        content = super().read(size)
-        if self.tell() > _MAX_UNPACKED:
-            raise ValueError(f"{self.name} unpacks to more than {_MAX_UNPACKED} bytes")
-        return content
-
-
-def _batches_in(archive: tarfile.TarFile, path: Path) -> dict[str, bytes]:
-    """Contents by base name; folders, links and everything that is no batch are passed over."""
-    files: dict[str, bytes] = {}
-    for member in archive:
-        name = member.name.rpartition("/")[2]
-        if name not in _BATCHES or not member.isreg():
-            continue
-        if member.size > _MAX_BATCH:
-            raise ValueError(f"{path}: {name} claims {member.size} bytes, too many for a batch")
-        if name in files:
-            raise ValueError(f"{path} has two members named {name}, and only one can be right")
-        content = archive.extractfile(member)
-        assert content is not None  # it is a regular file
-        files[name] = content.read()
-    return files
+    return _parts(read_members(path, _BATCHES.__contains__, _MAX_BATCH, _MAX_UNPACKED), path)
 
 
 def _parts(files: dict[str, bytes], origin: Path) -> tuple[Part, Part]:

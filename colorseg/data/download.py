@@ -1,14 +1,57 @@
-"""The CIFAR-10 archive in a cache folder: found, verified, and fetched only when asked."""
+"""Published files in a cache folder: found, verified, and fetched only when asked."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
-URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
-SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
-_NAME = "cifar-10-python.tar.gz"
+
+@dataclass(frozen=True)
+class Published:
+    """A file on its publisher's server.
+
+    Args:
+        title: what messages call it.
+        url: where it is; the end of it is its name in the cache.
+        size: for people, such as "170 MB".
+        checksum: ``"sha256:..."`` or ``"md5:..."``; None where none is known.
+    """
+
+    title: str
+    url: str
+    size: str
+    checksum: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the file."""
+        return self.url.rpartition("/")[2]
+
+    def is_it(self, path: Path) -> bool:
+        """Whether the file has the checksum; any file will do where none is known."""
+        if self.checksum is None:
+            return path.is_file()
+        algorithm, _, digest = self.checksum.partition(":")
+        if not path.is_file():
+            return False
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, algorithm).hexdigest() == digest
+
+    @property
+    def mismatch(self) -> str:
+        """The words for another file in its place."""
+        algorithm, _, digest = (self.checksum or "").partition(":")
+        return f"its {algorithm} is not {digest}"
+
+
+CIFAR10 = Published(
+    "CIFAR-10",
+    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+    "170 MB",
+    "sha256:6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+)
 
 
 def default_cache() -> Path:
@@ -20,8 +63,8 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "colorseg"
 
 
-def cached_archive(download: bool, cache: str | os.PathLike[str] | None) -> Path:
-    """Path of the verified archive.
+def cached_file(file: Published, download: bool, cache: str | os.PathLike[str] | None) -> Path:
+    """Path of the verified file.
 
     Raises:
         FileNotFoundError: it is not in the cache, and ``download`` is false.
@@ -30,45 +73,40 @@ def cached_archive(download: bool, cache: str | os.PathLike[str] | None) -> Path
         OSError: the download failed.
     """
     folder = default_cache() if cache is None else Path(cache).expanduser()
-    path = folder / _NAME
-    if path.is_file() and _sha256(path) == SHA256:
+    path = folder / file.name
+    if file.is_it(path):
         return path
     if download:
-        _fetch(path)
+        _fetch(file, path)
         return path
     if path.is_file():
         raise ValueError(
-            f"{path} is damaged or another file, since its sha256 is not {SHA256}: load with "
+            f"{path} is damaged or another file, since {file.mismatch}: load with "
             "download=True to fetch it again, or pass its path as the source to use it as it is"
         )
     raise FileNotFoundError(
-        f"CIFAR-10 is not in {folder}: load with download=True (170 MB from {URL}), or pass the "
-        "path of a copy as the source"
+        f"{file.title} is not in {folder}: load with download=True ({file.size} from {file.url}), "
+        "or pass the path of a copy as the source"
     )
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fetch(path: Path) -> None:
+def _fetch(file: Published, path: Path) -> None:
     try:
         import pooch
     except ImportError as error:
         raise ImportError(
-            f"downloading CIFAR-10 needs pooch: pip install pooch, or save {URL} as {path}"
+            f"downloading {file.title} needs pooch: pip install pooch, or save {file.url} as {path}"
         ) from error
     try:
         # to a temporary file, which takes its place only after the checksum was compared
-        pooch.retrieve(URL, f"sha256:{SHA256}", fname=path.name, path=path.parent, progressbar=True)
+        pooch.retrieve(file.url, file.checksum, fname=path.name, path=path.parent, progressbar=True)
     except ValueError as error:
         raise ValueError(
-            f"what {URL} sent is not CIFAR-10, and was not kept, since its sha256 is not {SHA256}: "
+            f"what {file.url} sent is not {file.title}, and was not kept, since {file.mismatch}: "
             "try again later, or pass the path of a copy as the source"
         ) from error
     except OSError as error:
         raise OSError(
-            f"cannot download {URL} to {path.parent}: {error}; or pass the path of a copy as the "
-            "source"
+            f"cannot download {file.url} to {path.parent}: {error}; or pass the path of a copy as "
+            "the source"
         ) from error

@@ -1,8 +1,8 @@
 """The folder of a run: what is written there, and how a run goes on from it."""
 
-import dataclasses
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from colorseg._files import make_folder, write_atomically
-from colorseg.training.config import Config
-from colorseg.training.history import Epoch, History
+from colorseg.training.config import RunConfig
+from colorseg.training.history import History, Row
 
 FILES = (
     "config.json",
@@ -23,19 +23,6 @@ FILES = (
     "curves.png",
     "samples.png",
 )
-# the settings that a resumed run may not change, because its result would be that of no single run
-FIXED = (
-    "network",
-    "kernel",
-    "num_filters",
-    "seed",
-    "batch_size",
-    "lr",
-    "optimizer",
-    "reshuffle",
-    "reference",
-    "palette",
-)
 
 
 def holds_run(folder: str | Path) -> bool:
@@ -43,7 +30,7 @@ def holds_run(folder: str | Path) -> bool:
     return any((Path(folder) / name).exists() for name in FILES)
 
 
-def open_folder(config: Config) -> Path:
+def open_folder(config: RunConfig) -> Path:
     """The folder of the run, created if need be.
 
     Raises:
@@ -56,12 +43,6 @@ def open_folder(config: Config) -> Path:
             "or choose another --out"
         )
     return make_folder(config.out)
-
-
-def identity(config: Config, data: str) -> dict[str, Any]:
-    """What makes a run this run: the fixed settings, and a description of the pictures."""
-    settings = dataclasses.asdict(config)
-    return {name: settings[name] for name in FIXED} | {"data": data}
 
 
 def save_checkpoint(
@@ -80,7 +61,11 @@ def save_checkpoint(
 
 
 def restore_checkpoint(
-    path: Path, model: nn.Module, optimizer: Optimizer, identity: dict[str, Any]
+    path: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    identity: dict[str, Any],
+    row: Callable[..., Row],
 ) -> History:
     """Put model and optimizer into the state that was saved; an empty history without a file.
 
@@ -97,7 +82,7 @@ def restore_checkpoint(
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        return History([Epoch(*epoch) for epoch in state["history"]])
+        return History([row(*epoch) for epoch in state["history"]])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise _unusable(path, "it does not fit this network") from error
 

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,19 @@ def main(network: str, argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 after a mistake of the user (one sentence on stderr), 130 after Ctrl-C.
     """
     options = vars(build_parser(network).parse_args(argv))
+    return guarded(lambda: _train(network, options), "use a smaller --batch-size or --num-filters")
+
+
+def guarded(work: Callable[[], None], if_memory_is_short: str) -> int:
+    """Run ``work`` with the log on stderr, and turn mistakes of the user into a sentence there.
+
+    Returns:
+        The exit code, as ``main`` has it.
+    """
     logging.basicConfig(format="%(message)s")
     logging.getLogger("colorseg").setLevel(logging.INFO)
     try:
-        _train(network, options)
+        work()
     except KeyboardInterrupt:  # fit has said how to continue
         return 130
     except (FloatingPointError, ImportError, OSError, ValueError) as error:
@@ -34,7 +43,7 @@ def main(network: str, argv: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if "memory" not in f"{type(error).__name__} {error}".lower():
             raise
-        return _complain("out of memory; use a smaller --batch-size or --num-filters")
+        return _complain(f"out of memory; {if_memory_is_short}")
     return 0
 
 
@@ -109,7 +118,7 @@ def _train(network: str, options: dict[str, Any]) -> None:
 def _config(network: str, options: dict[str, Any]) -> Config:
     """Flags given, over those of the run to be resumed, over the defaults."""
     resume = options.get("resume", False)
-    out = options.get("out") or _numbered_out(_default_out(network), resume)
+    out = options.get("out") or numbered_out(_default_out(network), resume)
     saved = Path(out) / "config.json"
     if options.get("classes") == ["all"]:
         options["classes"] = None
@@ -121,12 +130,13 @@ def _default_out(network: str) -> str:
     return f"runs/{network}"
 
 
-def _numbered_out(folder: str, resume: bool) -> str:
+def numbered_out(folder: str, resume: bool = False) -> str:
     """The first of ``folder``, ``folder-2``, ... without a run; to resume, the last with one."""
     names = (folder if number == 1 else f"{folder}-{number}" for number in count(1))
     last = folder
     for name in names:
-        if not holds_run(name):
+        # the runs of a comparison are in folders of their own
+        if not any(holds_run(folder) for folder in (Path(name), *Path(name).glob("*/"))):
             break
         last = name
     return last if resume else name

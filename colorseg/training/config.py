@@ -5,80 +5,90 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from colorseg._files import write_atomically
 from colorseg.palette import Palette
 
+SCHEDULES = ("constant", "poly")
 NETWORKS = ("pool_upsample", "conv_transpose", "unet", "own")
 OPTIMIZERS = ("adam", "adamw")
+LOSSES = ("ce", "iou", "both")
 
 
 @dataclass(frozen=True)
-class Config:
-    """The settings of a training run; every value is checked when the record is made.
+class RunConfig:
+    """The settings that all training runs have; every value is checked when the record is made.
 
     Args:
-        network: a key of ``colorseg.models.NETWORKS``, or ``"own"`` for a network of yours.
-        data: what ``colorseg.data.load`` takes: ``"sample"``, ``"cifar10"`` or a path.
+        data: the pictures, as ``colorseg.data.load`` or ``load_segmentation`` take them.
         epochs: passes over the training pictures, in all (a resumed run counts the old ones).
         batch_size: pictures in a batch; the last batch of an epoch may be smaller.
         lr: learning rate.
+        schedule: ``"constant"``, or ``"poly"``: after a fraction t of all steps the rate is
+            ``lr * (1 - t) ** 0.9``.
         optimizer: ``"adam"``, or ``"adamw"`` with torch's weight decay of 0.01.
         seed: decides weights, batches and everything else that is random.
         device: anything ``torch.device`` takes.
+        amp: forward in bfloat16 where torch's autocast takes that for safe; CUDA only.
         out: folder for everything the run writes.
         resume: go on with the run found in ``out``, or start one where there is none.
         reference: plain torch modules and loss instead of the fused ones, to compare with.
-        kernel: side of the convolutions.
-        num_filters: filters of the first convolution.
         reshuffle: draw new batches in every epoch; False keeps those of one shuffle, as in the
             course (see ``colorseg.training.seeding``).
-        palette: a name or path that ``Palette.named`` takes; ``"auto"`` is sample24 for the
-            embedded sample and horse24 for everything else.
-        classes: CIFAR-10 classes to use, by name or number; None for all.
-        download: let ``colorseg.data.load`` download the pictures.
+        download: whether the pictures may be downloaded.
 
     Raises:
         ValueError: a value is of the wrong kind or out of range.
     """
 
-    network: str = "unet"
     data: str = "sample"
     epochs: int = 25
     batch_size: int = 100
     lr: float = 1e-3
+    schedule: str = "constant"
     optimizer: str = "adam"
     seed: int = 0
     device: str = "cpu"
+    amp: bool = False
     out: str = "runs/unet"
     resume: bool = False
     reference: bool = False
-    kernel: int = 3
-    num_filters: int = 32
     reshuffle: bool = True
-    palette: str = "auto"
-    classes: tuple[str | int, ...] | None = ("horse",)
     download: bool = False
 
-    def __post_init__(self) -> None:
-        for name in ("data", "out", "palette"):  # a pathlib.Path is welcome too
-            object.__setattr__(self, name, str(getattr(self, name)))
-        if self.classes is not None:  # a single name, or the list that JSON made of the tuple
-            names = (self.classes,) if isinstance(self.classes, str) else tuple(self.classes)
-            object.__setattr__(self, "classes", names)
-            self._require("classes", bool(names), "at least one class, or None for all")
+    # the settings that a resumed run may not change: its result would be that of no single run
+    fixed: ClassVar[tuple[str, ...]] = (
+        "seed",
+        "batch_size",
+        "lr",
+        "schedule",
+        "optimizer",
+        "amp",
+        "reshuffle",
+        "reference",
+    )
 
-        self._one_of("network", NETWORKS)
+    def __post_init__(self) -> None:
+        for name in ("data", "out"):  # a pathlib.Path is welcome too
+            object.__setattr__(self, name, str(getattr(self, name)))
         self._one_of("optimizer", OPTIMIZERS)
-        for name in ("epochs", "batch_size", "kernel", "num_filters"):
+        self._one_of("schedule", SCHEDULES)
+        for name in ("epochs", "batch_size"):
             self._integer(name, 1, None)
         self._integer("seed", 0, 2**32 - 1)
-        for name in ("resume", "reference", "reshuffle", "download"):
+        for name in ("amp", "resume", "reference", "reshuffle", "download"):
             self._require(name, isinstance(getattr(self, name), bool), "true or false")
         rate = isinstance(self.lr, int | float) and math.isfinite(self.lr) and self.lr > 0
         self._require("lr", rate, "a number above 0, usually between 0.0001 and 0.1")
         self._check_device()
+        cuda = self.device.split(":")[0] == "cuda"
+        self._require("amp", cuda or not self.amp, "false on devices other than cuda")
+
+    def identity(self) -> dict[str, Any]:
+        """The fixed settings; the number of epochs too where the learning rate depends on it."""
+        names = (*self.fixed, "epochs") if self.schedule == "poly" else self.fixed
+        return {name: getattr(self, name) for name in names}
 
     def save(self, path: str | Path, run: dict[str, Any] | None = None) -> None:
         """Write the settings as JSON, atomically; ``run`` adds facts that ``load`` ignores."""
@@ -102,11 +112,6 @@ class Config:
                 f"{path} holds no training settings ({error}); correct or delete it"
             ) from None
 
-    def choose_palette(self) -> Palette:
-        """The palette that ``palette`` names."""
-        automatic = "sample24" if self.data == "sample" else "horse24"
-        return Palette.named(automatic if self.palette == "auto" else self.palette)
-
     def _check_device(self) -> None:
         import torch
 
@@ -128,3 +133,75 @@ class Config:
     def _require(self, name: str, holds: bool, wanted: str) -> None:
         if not holds:
             raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    """The settings of a run that learns to colorize, beside those of every run.
+
+    Args:
+        network: a key of ``colorseg.models.NETWORKS``, or ``"own"`` for a network of yours.
+        kernel: side of the convolutions.
+        num_filters: filters of the first convolution.
+        palette: a name or path that ``Palette.named`` takes; ``"auto"`` is sample24 for the
+            embedded sample and horse24 for everything else.
+        classes: CIFAR-10 classes to use, by name or number; None for all.
+    """
+
+    network: str = "unet"
+    kernel: int = 3
+    num_filters: int = 32
+    palette: str = "auto"
+    classes: tuple[str | int, ...] | None = ("horse",)
+
+    fixed: ClassVar[tuple[str, ...]] = (
+        "network",
+        "kernel",
+        "num_filters",
+        *RunConfig.fixed,
+        "palette",
+    )
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "palette", str(self.palette))
+        if self.classes is not None:  # a single name, or the list that JSON made of the tuple
+            names = (self.classes,) if isinstance(self.classes, str) else tuple(self.classes)
+            object.__setattr__(self, "classes", names)
+            self._require("classes", bool(names), "at least one class, or None for all")
+        self._one_of("network", NETWORKS)
+        for name in ("kernel", "num_filters"):
+            self._integer(name, 1, None)
+        super().__post_init__()
+
+    def choose_palette(self) -> Palette:
+        """The palette that ``palette`` names."""
+        automatic = "sample24" if self.data == "sample" else "horse24"
+        return Palette.named(automatic if self.palette == "auto" else self.palette)
+
+
+@dataclass(frozen=True)
+class SegmentationConfig(RunConfig):
+    """The settings of a run that learns to segment, beside those of every run.
+
+    Args:
+        network: what the model is, for the record, such as ``"deeplabv3 resnet18"``.
+        loss: ``"ce"`` (cross-entropy), ``"iou"`` (soft IoU of the foreground, summed over a batch)
+            or ``"both"``, their sum.
+        augment: change the training pictures at random, see ``colorseg.data.Augmentation``.
+        mode: how the pictures were read, see ``colorseg.data.load_segmentation``.
+    """
+
+    data: str = "scenes"
+    batch_size: int = 8
+    out: str = "runs/deeplab"
+    network: str = "deeplabv3"
+    loss: str = "ce"
+    augment: bool = True
+    mode: str = "clean"
+
+    fixed: ClassVar[tuple[str, ...]] = ("network", *RunConfig.fixed, "loss", "augment")
+
+    def __post_init__(self) -> None:
+        self._one_of("loss", LOSSES)
+        self._require("augment", isinstance(self.augment, bool), "true or false")
+        super().__post_init__()

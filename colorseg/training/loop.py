@@ -7,38 +7,49 @@ import torch
 from torch import nn
 
 import colorseg
-from colorseg.data import ImageSet
+from colorseg.data import Augmentation
 from colorseg.models import NETWORKS
 from colorseg.training import checkpoint
-from colorseg.training.config import Config
+from colorseg.training.color import ColorTask, palette_of
+from colorseg.training.config import RunConfig, SegmentationConfig
 from colorseg.training.history import History
 from colorseg.training.run import Run
-from colorseg.training.task import Task, palette_of, usable_device
+from colorseg.training.segmentation import SegmentationTask
+from colorseg.training.task import Task, usable_device
 
 logger = logging.getLogger(__name__)
 
 
-def fit(model: nn.Module, train: ImageSet, val: ImageSet, config: Config) -> History:
-    """Train a network to colorize and keep everything about the run in the folder ``config.out``.
+def fit(model: nn.Module, train: Any, val: Any, config: RunConfig) -> History:
+    """Train a network and keep everything about the run in the folder ``config.out``.
+
+    The kind of ``config`` decides what is learned: ``Config`` to colorize the pictures of two
+    ``ImageSet``, ``SegmentationConfig`` to segment those of two ``SegmentationSet``.
 
     The folder gets ``config.json`` (settings, versions, data), ``metrics.csv`` (one row per epoch),
     ``last.pt`` (what ``config.resume`` continues from), ``best.safetensors`` (weights of the best
-    epoch so far, by validation loss) and at the end ``model.safetensors`` (the same weights, those
-    to use), ``curves.png`` and ``samples.png``.  On the CPU an interrupted and resumed run gives
-    the same bits as one that was not interrupted; for that, the global random generators are
-    seeded anew in every epoch.
+    epoch so far, by validation loss, or by mean IoU) and at the end ``model.safetensors`` (the
+    same weights, those to use), ``curves.png`` and ``samples.png``.  On the CPU an interrupted and
+    resumed run gives the same bits as one that was not interrupted; for that, the global random
+    generators are seeded anew in every epoch.
+
+    Where the backbone of a model to segment (and what follows it) is frozen and nothing in it is
+    random, its results are computed once for all pictures, which the log says; augmentation
+    excludes that.
 
     Args:
-        model: takes grey pictures ``(N, 1, H, W)`` float32 in [0, 1) and gives one logit per color
-            of its palette (horse24 unless ``model.palette`` is set), ``(N, K, H, W)``.  It is moved
-            to ``config.device``, unfused if ``config.reference``, and ends with the weights of the
-            best epoch.
+        model: to colorize, takes grey pictures ``(N, 1, H, W)`` float32 in [0, 1) and gives one
+            logit per color of its palette (horse24 unless ``model.palette`` is set),
+            ``(N, K, H, W)``; to segment, takes normalized pictures ``(N, 3, H, W)`` and gives one
+            logit per class, as they are or as ``{"out": logits}``, and of a second head, which
+            counts half, ``"aux"``.  It is moved to ``config.device``, unfused if
+            ``config.reference``, and ends with the weights of the best epoch.
         train: pictures to learn from.
         val: pictures to validate on after each epoch.
         config: the settings; those about data only go on record.
 
     Returns:
-        Losses, accuracy and speed of every epoch, those before a resume included.
+        Losses, accuracy (or mean IoU) and speed of every epoch, those before a resume included.
 
     Raises:
         ValueError: data, device, settings or the checkpoint cannot be used.
@@ -48,10 +59,7 @@ def fit(model: nn.Module, train: ImageSet, val: ImageSet, config: Config) -> His
         KeyboardInterrupt: passed on; all finished epochs stay in the folder.
     """
     device = usable_device(config.device)
-    _require_network(model, config.network)
-    palette = palette_of(model)
-    training = Task(train, palette, device, config.reference)
-    validation = Task(val, palette, device, config.reference)
+    training, validation = _tasks(model, train, val, config, device)
     out = checkpoint.open_folder(config)
     if config.reference:
         colorseg.unfuse(model)
@@ -62,7 +70,7 @@ def fit(model: nn.Module, train: ImageSet, val: ImageSet, config: Config) -> His
             "raise --epochs or choose another --out"
         )
     _announce(run)
-    config.save(out / "config.json", run=_facts(train, val))
+    config.save(out / "config.json", run=_facts(training, validation))
     try:
         while len(run.history) < config.epochs:
             run.epoch()
@@ -94,14 +102,29 @@ def _require_network(model: nn.Module, name: str) -> None:
         )
 
 
-def _facts(train: ImageSet, val: ImageSet) -> dict[str, Any]:
+def _tasks(
+    model: nn.Module, train: Any, val: Any, config: RunConfig, device: torch.device
+) -> tuple[Task, Task]:
+    plain = config.reference
+    if isinstance(config, SegmentationConfig):
+        augmentation = Augmentation() if config.augment else None
+        return (
+            SegmentationTask(train, device, config.loss, augmentation, plain),
+            SegmentationTask(val, device, config.loss, None, plain),
+        )
+    _require_network(model, getattr(config, "network", "own"))
+    palette = palette_of(model)
+    return ColorTask(train, palette, device, plain), ColorTask(val, palette, device, plain)
+
+
+def _facts(train: Task, val: Task) -> dict[str, Any]:
     sets = {"train": train, "val": val}
     return {
         "colorseg": colorseg.build_info(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "data": {
-            role: {"name": images.name, "images": len(images), "sha256": images.sha256()}
-            for role, images in sets.items()
+            role: {"name": task.name, "images": len(task), "sha256": task.sha256()}
+            for role, task in sets.items()
         },
     }

@@ -1,16 +1,16 @@
 """Pictures of a run: its curves, and what the network makes of some validation pictures."""
 
 import io
+from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from colorseg._files import write_atomically
-from colorseg.training.evaluation import eval_mode
-from colorseg.training.history import History
+from colorseg.training.history import Epoch, History, SegmentationEpoch
 from colorseg.training.task import Task
 
 if TYPE_CHECKING:
@@ -19,38 +19,93 @@ if TYPE_CHECKING:
 
 DPI = 100
 TRAIN, VALIDATION = "#c62828", "#2e7d32"  # red and green as in the course
+COURSE = "#1565c0"
+COLORS = (COURSE, "#ef6c00", "#6a1b9a")  # of runs beside one another
 ROWS = ("input", "truth", "prediction")
 
 
+class Panel(NamedTuple):
+    """A part of the curves' picture."""
+
+    title: str
+    unit: str
+    lines: tuple[tuple[str, str, str], ...]  # column of the history, color, label
+    marked: str  # the column whose value in the best epoch is written out
+    form: str  # of that value
+    factor: float = 1
+
+
+_LOSS = (("train_loss", TRAIN, "training"), ("val_loss", VALIDATION, "validation"))
+PANELS = {
+    Epoch: (
+        Panel("Loss", "cross-entropy per pixel", _LOSS, "val_loss", ".3f"),
+        Panel(
+            "Accuracy",
+            "pixels with the right color (%)",
+            (("val_accuracy", VALIDATION, "validation"),),
+            "val_accuracy",
+            ".1f",
+            100,
+        ),
+    ),
+    SegmentationEpoch: (
+        Panel("Loss", "loss", _LOSS, "val_loss", ".3f"),
+        Panel(
+            "Mean IoU of the validation pictures",
+            "mean IoU",
+            (("val_miou", VALIDATION, "macro"), ("val_course", COURSE, "course")),
+            "val_miou",
+            ".3f",
+        ),
+    ),
+}
+
+
 def save_curves(history: History, path: str | Path) -> None:
-    """Draw loss and accuracy over the epochs as a PNG, written atomically."""
+    """Draw loss and accuracy (or mean IoU) over the epochs as a PNG, written atomically."""
     figure = _figure(1200, 460)
     figure.set_layout_engine("constrained", w_pad=0.15, h_pad=0.12)
-    loss, accuracy = figure.subplots(1, 2)
-    _curve(loss, history, "train_loss", TRAIN, "training")
-    _curve(loss, history, "val_loss", VALIDATION, "validation")
-    _curve(accuracy, history, "val_accuracy", VALIDATION, "validation", factor=100)
     best = history.best
-    where = f"weights kept (epoch {best.epoch})"
-    loss.plot(
-        best.epoch, best.val_loss, "o", color=VALIDATION, label=f"{where}: {best.val_loss:.3f}"
-    )
-    shown = 100 * best.val_accuracy
-    accuracy.plot(best.epoch, shown, "o", color=VALIDATION, label=f"{where}: {shown:.1f} %")
-    _label(loss, "cross-entropy per pixel", "Loss")
-    _label(accuracy, "pixels with the right color (%)", "Accuracy")
+    panels = PANELS[type(best)]
+    for axes, panel in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        for name, color, label in panel.lines:
+            _curve(axes, history, name, color, label, panel.factor)
+        shown = panel.factor * getattr(best, panel.marked)
+        where = f"weights kept (epoch {best.epoch})"
+        label = f"{where}: {shown:{panel.form}}"
+        axes.plot(best.epoch, shown, "o", color=VALIDATION, label=label)
+        _label(axes, panel.unit, panel.title)
+        if panel.lines is _LOSS:
+            _end_at_training(axes, [history])
+    _save(figure, path)
+
+
+def save_curves_beside(histories: dict[str, History], path: str | Path) -> None:
+    """Draw losses and mean IoUs of several runs that segment as a PNG, written atomically."""
+    figure = _figure(1200, 460)
+    figure.set_layout_engine("constrained", w_pad=0.15, h_pad=0.12)
+    loss, miou = figure.subplots(1, 2)
+    for (name, history), color in zip(histories.items(), cycle(COLORS)):
+        _curve(loss, history, "train_loss", color, f"{name}, training", style="--")
+        _curve(loss, history, "val_loss", color, f"{name}, validation")
+        best = history.best.val_miou
+        _curve(miou, history, "val_miou", color, f"{name}, macro (best {best:.3f})")
+        _curve(miou, history, "val_course", color, f"{name}, course's score", style=":")
+    _label(loss, "loss", "Loss, each of its own kind")
+    _end_at_training(loss, list(histories.values()))
+    _label(miou, "mean IoU", "Mean IoU of the validation pictures")
     _save(figure, path)
 
 
 def save_samples(
     model: nn.Module, task: Task, path: str | Path, title: str = "", columns: int = 10
 ) -> None:
-    """Draw input, true palette colors and prediction of evenly spaced pictures, atomically.
+    """Draw input, truth and prediction of evenly spaced pictures, atomically.
 
     Each pixel becomes a square of whole screen pixels, so that nothing is blurred.
     """
     index = torch.linspace(0, len(task) - 1, min(columns, len(task))).long()
-    rows = _rows(model, task, index)
+    rows = task.pictures(model, index)
     height, width = rows[0].shape[2:]
     scale = max(1, 128 // max(height, width))
     gap, left, top = 8, 130, 48
@@ -65,17 +120,6 @@ def save_samples(
     height_of_title = 1 - top / 2 / figure.bbox.height
     figure.text(left / figure.bbox.width, height_of_title, title, va="center", size=13)
     _save(figure, path)
-
-
-def _rows(model: nn.Module, task: Task, index: Tensor) -> list[Tensor]:
-    """The three rows as uint8 pictures ``(n, 3, H, W)``."""
-    grey, _ = task.batch(index)
-    with torch.no_grad(), eval_mode(model):
-        predicted = model(grey).argmax(1).cpu()
-    palette = task.palette
-    shown = (grey.cpu() * 256).round().to(torch.uint8).expand(-1, 3, -1, -1)
-    truth = palette.quantize(task.images.images[index])
-    return [shown, palette.decode(truth), palette.decode(predicted)]
 
 
 def _enlarge(images: Tensor, scale: int) -> np.ndarray:
@@ -93,11 +137,24 @@ def _figure(width: int, height: int) -> "Figure":
 
 
 def _curve(
-    axes: "Axes", history: History, name: str, color: str, label: str, factor: float = 1
+    axes: "Axes",
+    history: History,
+    name: str,
+    color: str,
+    label: str,
+    factor: float = 1,
+    style: str = "-",
 ) -> None:
     values = [factor * value for value in history.column(name)]
     marker = "o" if len(values) == 1 else None  # one point makes no line
-    axes.plot(history.column("epoch"), values, color=color, label=label, lw=2, marker=marker)
+    axes.plot(history.column("epoch"), values, style, color=color, label=label, lw=2, marker=marker)
+
+
+def _end_at_training(axes: "Axes", histories: list[History]) -> None:
+    """Cut off the first validations, which batch norm's young statistics can make huge."""
+    top = 2 * max(max(history.column("train_loss")) for history in histories)
+    if axes.get_ylim()[1] > top:
+        axes.set_ylim(0, top)
 
 
 def _label(axes: "Axes", unit: str, title: str) -> None:

@@ -4,40 +4,41 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from colorseg._files import write_atomically
-from colorseg.models import ColorNetwork, save_weights
 from colorseg.training import checkpoint
-from colorseg.training.config import Config
-from colorseg.training.evaluation import measure
-from colorseg.training.history import Epoch, History
+from colorseg.training.config import RunConfig
+from colorseg.training.history import History, Row
 from colorseg.training.plots import save_curves, save_samples
 from colorseg.training.seeding import batch_order, seed_everything
 from colorseg.training.task import Task
 
 logger = logging.getLogger(__name__)
 
-_LINE = (
-    "epoch %d/%d: train loss %.4f, validation loss %.4f, accuracy %.1f %%, %.1f s, %.0f images/s"
-)
+POWER = 0.9  # of the polynomial schedule, as in torchvision's references/segmentation
 
 
 class Run:
     """A run between two epochs, restored from its folder if that holds one."""
 
-    def __init__(self, model: nn.Module, train: Task, val: Task, config: Config, out: Path) -> None:
+    def __init__(
+        self, model: nn.Module, train: Task, val: Task, config: RunConfig, out: Path
+    ) -> None:
         self.model, self.train, self.val, self.config, self.out = model, train, val, config, out
         self.optimizer = _optimizer(model, config)
-        data = ", ".join(f"{t.images.name} {t.images.sha256()[:12]}" for t in (train, val))
-        self.identity = checkpoint.identity(config, data)
+        _batches(torch.arange(len(train)), config.batch_size, train)  # for its check
+        data = ", ".join(f"{task.name} {task.sha256()[:12]}" for task in (train, val))
+        self.identity = config.identity() | {"data": data}
         self.history = checkpoint.restore_checkpoint(
-            out / "last.pt", model, self.optimizer, self.identity
+            out / "last.pt", model, self.optimizer, self.identity, train.row
         )
+        if len(self.history) < config.epochs:
+            for task in (train, val):
+                task.prepare(model)
 
     def epoch(self) -> None:
         """Train and validate once, then bring the folder up to date."""
@@ -47,17 +48,16 @@ class Run:
         start = time.perf_counter()
         train_loss = self._train(order, number)
         speed = len(order) / (time.perf_counter() - start)
-        result = measure(self.model, self.val, self.config.batch_size)
+        result = self.val.measure(self.model, self.config.batch_size)
         self._require_finite(result["loss"], f"validation of epoch {number}")
-        row = Epoch(
-            number,
-            train_loss,
-            result["loss"],
-            result["accuracy"],
-            time.perf_counter() - start,
-            speed,
-        )
-        logger.info(_LINE, number, config.epochs, *row[1:3], 100 * row.val_accuracy, *row[4:])
+        figures = {f"val_{name}": value for name, value in result.items()} | {
+            "epoch": number,
+            "train_loss": train_loss,
+            "seconds": time.perf_counter() - start,
+            "images_per_second": speed,
+        }
+        row = self.train.row(*(figures[name] for name in self.train.row._fields))
+        logger.info("epoch %d/%d: %s", number, config.epochs, row.words)
         self._save(row)
 
     def finish(self) -> None:
@@ -73,10 +73,10 @@ class Run:
 
     def _title(self) -> str:
         best = self.history.best
-        return (
-            f"Validation pictures, weights of epoch {best.epoch}: "
-            f"loss {best.val_loss:.3f}, accuracy {100 * best.val_accuracy:.1f} %"
-        )
+        figures = f"loss {best.val_loss:.3f}, accuracy {100 * best.val_accuracy:.1f} %"
+        if hasattr(best, "val_miou"):
+            figures = f"mIoU {best.val_miou:.3f}, {figures}"
+        return f"Validation pictures, weights of epoch {best.epoch}: {figures}"
 
     def _train(self, order: Tensor, number: int) -> float:
         from tqdm import tqdm
@@ -86,7 +86,9 @@ class Run:
         title = f"epoch {number}/{self.config.epochs}"
         # disable=None: no bar where stderr is no terminal
         with tqdm(total=len(order), desc=title, unit=" images", leave=False, disable=None) as bar:
-            for index in order.split(self.config.batch_size):
+            batches = _batches(order, self.config.batch_size, self.train)
+            for number_of_batch, index in enumerate(batches):
+                self._set_rate(number - 1 + number_of_batch / len(batches))
                 loss = self._step(index)
                 self._require_finite(loss, f"epoch {number}, batch {len(losses) + 1}")
                 losses.append(loss)
@@ -95,18 +97,26 @@ class Run:
         return math.fsum(losses) / len(losses)
 
     def _step(self, index: Tensor) -> float:
-        grey, targets = self.train.batch(index)
-        loss = self.train.loss(self.model(grey), targets)
+        # bfloat16 has the range of float32, so that gradients need no scaling
+        kind = self.config.device.split(":")[0]
+        with torch.autocast(kind, torch.bfloat16, enabled=self.config.amp):
+            loss = self.train.loss(self.model, index)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         return loss.item()
 
-    def _save(self, row: Epoch) -> None:
+    def _set_rate(self, epochs: float) -> None:
+        """The learning rate after so many epochs."""
+        if self.config.schedule == "poly":
+            left = 1 - epochs / self.config.epochs
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.config.lr * left**POWER
+
+    def _save(self, row: Row) -> None:
         # last.pt after the best weights: cut off in between, the resumed run repeats this epoch
-        if not self.history.epochs or row.val_loss < self.history.best.val_loss:
-            network = cast(ColorNetwork, self.model)  # or one of the user's, which works as well
-            save_weights(network, self.out / "best.safetensors", self.train.palette)
+        if not self.history.epochs or row.score > self.history.best.score:
+            self.train.save(self.model, self.out / "best.safetensors")
         history = History([*self.history.epochs, row])
         checkpoint.save_checkpoint(
             self.out / "last.pt", self.model, self.optimizer, history, self.identity
@@ -123,7 +133,21 @@ class Run:
             )
 
 
-def _optimizer(model: nn.Module, config: Config) -> Optimizer:
+def _batches(order: Tensor, size: int, task: Task) -> list[Tensor]:
+    """Batches of an epoch; a last one that is too small for the task is left out."""
+    batches = [index for index in order.split(size) if len(index) >= task.smallest_batch]
+    if not batches:
+        raise ValueError(
+            f"a batch must have at least {task.smallest_batch} pictures, but {task.name} has "
+            f"{len(task)} and batch_size is {size}"
+        )
+    return batches
+
+
+def _optimizer(model: nn.Module, config: RunConfig) -> Optimizer:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        raise ValueError("no parameter of the model is trained; leave a part of it unfrozen")
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     fused = config.device.split(":")[0] in ("cpu", "cuda")  # one pass instead of one per operation
-    return kind(model.parameters(), lr=config.lr, fused=fused)
+    return kind(trained, lr=config.lr, fused=fused)

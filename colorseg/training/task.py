@@ -1,54 +1,42 @@
-"""A set of pictures as a classification task: grey pictures in, palette colors out."""
+"""What the training loop asks of a set of pictures and of what is to be learned from it."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from colorseg import ops, reference
-from colorseg.data import ImageSet
-from colorseg.palette import Palette
 
+class Task(Protocol):
+    """Pictures of one set, the loss on them, and how to measure and show what was learned."""
 
-class Task:
-    """Batches of one set of pictures, and the loss on them.
-
-    The operator quantizes RGB targets itself; the reference gets labels that are made once, as
-    plain PyTorch programs do.
-
-    Raises:
-        ValueError: the set is empty.
-    """
-
-    def __init__(
-        self, images: ImageSet, palette: Palette, device: torch.device, plain: bool = False
-    ) -> None:
-        if not len(images):
-            raise ValueError(f"the set {images.name} has no pictures; choose other data")
-        self.images = images
-        self.palette = palette
-        self.device = device
-        self.targets = palette.quantize(images.images) if plain else images.images
-        self._operator = reference.color_cross_entropy if plain else ops.color_cross_entropy
-        self._colors = None if plain else palette.colors.to(device)
+    row: Any  # the kind of rows that the history has
+    name: str  # of the set, for reports
+    smallest_batch: int  # a last batch with fewer pictures is left out
 
     def __len__(self) -> int:
-        return len(self.images)
+        """Number of pictures."""
 
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Grey pictures ``(n, 1, H, W)`` and their targets, on the device."""
-        grey = self.images.grey(index).to(self.device)
-        return grey, self.targets[index].to(self.device)
+    def sha256(self) -> str:
+        """Hash of all pictures."""
 
-    def loss(self, logits: Tensor, targets: Tensor, *, return_stats: bool = False) -> Any:
-        """Mean cross-entropy; with ``return_stats`` also argmax, number correct, number valid."""
-        return self._operator(logits, targets, self._colors, return_stats=return_stats)
+    def prepare(self, model: nn.Module) -> None:
+        """Called once, before the first step, with the model as it is going to be trained."""
 
+    def loss(self, model: nn.Module, index: Tensor) -> Tensor:
+        """The loss to be lowered, on the pictures of that index."""
 
-def palette_of(model: nn.Module) -> Palette:
-    """The palette that the model's weights belong to, horse24 for a model without one."""
-    palette = getattr(model, "palette", None)
-    return Palette.horse24() if palette is None else palette
+    def measure(self, model: nn.Module, batch_size: int) -> dict[str, float]:
+        """Figures of all pictures, in eval mode and without gradients.
+
+        Those that the row has with ``val_`` in front are kept.
+        """
+
+    def pictures(self, model: nn.Module, index: Tensor) -> list[Tensor]:
+        """Input, truth and prediction, each uint8 ``(n, 3, H, W)``."""
+
+    def save(self, model: nn.Module, path: Path) -> None:
+        """Write the weights, and what is needed to use them."""
 
 
 def usable_device(name: str) -> torch.device:

@@ -1,0 +1,79 @@
+"""Train DeepLabV3 to segment, once per loss, and compare; ``--help`` lists the settings.
+
+Without arguments: generated scenes of flowers, a small backbone, cross-entropy and then soft IoU.
+"""
+
+import argparse
+import sys
+
+import colorseg
+from colorseg.data import load_segmentation
+from colorseg.models import deeplabv3
+from colorseg.training import SegmentationConfig, evaluate, fit
+from colorseg.training.command import guarded, numbered_out
+from colorseg.training.comparison import save_comparison
+from colorseg.training.seeding import seed_everything
+
+
+def parse() -> argparse.Namespace:
+    """The settings."""
+    parser = argparse.ArgumentParser(description="Train DeepLabV3 to segment, once per loss.")
+    add = parser.add_argument
+    add("--data", default="scenes", help="scenes, flowers17, or a folder of images and masks")
+    add("--download", action="store_true", help="let flowers17 be downloaded (60 MB)")
+    add("--mode", default="clean", choices=["clean", "course"], help="how masks are read")
+    add("--image-size", type=int, default=96, help="height and width; the course has 224")
+    add("--backbone", default="resnet18", help="resnet18, resnet34, resnet50 or resnet101")
+    add("--output-stride", type=int, default=16, help="8 is finer and slower")
+    add("--weights", help="coco, or a file; random if not given")
+    add("--head-only", action="store_true", help="freeze all but the last layer")
+    add("--drift", action="store_true", help="as in the course, frozen batch norm goes on counting")
+    add("--no-augment", action="store_true", help="pictures as they are")
+    add("--loss", nargs="+", default=["ce", "iou"], choices=["ce", "iou", "both"])
+    add("--epochs", type=int, default=6)
+    add("--batch-size", type=int, default=8)
+    add("--lr", type=float, default=1e-3)
+    add("--schedule", default="poly", choices=["poly", "constant"])
+    add("--seed", type=int, default=0)
+    add("--device", default="cpu")
+    add("--amp", action="store_true", help="forward in bfloat16, on CUDA")
+    add("--reference", action="store_true", help="plain torch instead of the fused operators")
+    add("--out", help="where to write (default: runs/deeplab; -2, -3, ... is added if taken)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train with each loss, from the same weights and on the same batches."""
+    options = parse()
+    out = options.out or numbered_out("runs/deeplab")
+    train, val = load_segmentation(
+        options.data, image_size=options.image_size, mode=options.mode, download=options.download
+    )
+    size = {"backbone": options.backbone, "output_stride": options.output_stride}
+    shared = (
+        *("epochs", "batch_size", "lr", "schedule", "seed", "device", "amp", "reference"),
+        *("mode", "download"),
+    )
+    histories, measured = {}, {}
+    for loss in options.loss:
+        config = SegmentationConfig(
+            **{name: getattr(options, name) for name in shared},
+            data=options.data,
+            network=f"deeplabv3 {options.backbone}, stride {options.output_stride}",
+            loss=loss,
+            augment=not (options.no_augment or options.head_only),
+            out=f"{out}/{loss}",
+        )
+        seed_everything(config.seed)
+        model = deeplabv3(num_classes=len(train.classes), weights=options.weights, **size)
+        if options.head_only:
+            statistics = "drift" if options.drift else "frozen"
+            colorseg.freeze(model, except_=("classifier.4",), batch_norm=statistics)
+        histories[loss] = fit(model, train, val, config)
+        where = {"device": config.device, "reference": config.reference}
+        measured[loss] = evaluate(model, val, batch_size=config.batch_size, **where)
+    print(save_comparison(histories, measured, val, out))
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main, "use a smaller --batch-size or --image-size"))
