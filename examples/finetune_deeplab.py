@@ -29,7 +29,7 @@ def parse() -> argparse.Namespace:
     add("--head-only", action="store_true", help="freeze all but the last layer")
     add("--drift", action="store_true", help="as in the course, frozen batch norm goes on counting")
     add("--no-augment", action="store_true", help="pictures as they are")
-    add("--loss", nargs="+", default=["ce", "iou"], choices=["ce", "iou", "both"])
+    add("--loss", default="both", choices=["ce", "iou", "sum", "both"], help="both: one by one")
     add("--epochs", type=int, default=6)
     add("--batch-size", type=int, default=8)
     add("--lr", type=float, default=1e-3)
@@ -55,7 +55,7 @@ def main() -> None:
         *("mode", "download"),
     )
     histories, measured = {}, {}
-    for loss in options.loss:
+    for loss in ("ce", "iou") if options.loss == "both" else (options.loss,):
         config = SegmentationConfig(
             **{name: getattr(options, name) for name in shared},
             data=options.data,

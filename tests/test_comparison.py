@@ -119,12 +119,12 @@ class TestExample:
 
         whole = deeplabv3("resnet18", 5)
         save_weights(whole, tmp_path / "five.safetensors")
-        flags = ["--data", "own", "--image-size", "16", "--epochs", "1", "--loss", "both"]
+        flags = ["--data", "own", "--image-size", "16", "--epochs", "1", "--loss", "sum"]
         flags += ["--weights", "five.safetensors", "--head-only", "--out", "here"]
         assert run_example(monkeypatch, *flags) == 0
         assert "IoU leaf" in capsys.readouterr().out
         assert "own/train: all in front of the classifier is frozen, so its results" in caplog.text
-        trained = load_file(tmp_path / "here" / "both" / "model.safetensors")
+        trained = load_file(tmp_path / "here" / "sum" / "model.safetensors")
         for name, value in whole.state_dict().items():
             if not name.startswith("classifier.4"):
                 assert np.array_equal(trained[name], value), name

@@ -38,7 +38,7 @@ def run(out, model=None, **settings):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "deeplab"
-    return out, *run(out, epochs=6, loss="both")
+    return out, *run(out, epochs=6, loss="sum")
 
 
 class TestRun:
@@ -71,7 +71,7 @@ class TestRun:
         assert heading == list(SegmentationEpoch._fields)
         assert [[float(v) for v in row] for row in rows] == [list(row) for row in history.epochs]
         facts = json.loads((out / "config.json").read_text())
-        assert facts["loss"] == "both"
+        assert facts["loss"] == "sum"
         assert facts["run"]["data"]["val"]["sha256"] == VAL.sha256()
         assert SegmentationConfig.load(out / "config.json").epochs == 6
         with safe_open(out / "model.safetensors", "pt") as weights:
@@ -81,11 +81,11 @@ class TestRun:
 
     def test_resumed_gives_the_same_bits(self, finished, tmp_path):
         _, _, whole = finished
-        run(tmp_path, epochs=3, loss="both")
-        _, resumed = run(tmp_path, epochs=6, loss="both", resume=True)
+        run(tmp_path, epochs=3, loss="sum")
+        _, resumed = run(tmp_path, epochs=6, loss="sum", resume=True)
         assert [row[:6] for row in resumed.epochs] == [row[:6] for row in whole.epochs]
 
-    @pytest.mark.parametrize("loss", ["ce", "iou", "both"])
+    @pytest.mark.parametrize("loss", ["ce", "iou", "sum"])
     def test_fused_and_reference_agree(self, tmp_path, loss):
         settings = {"loss": loss, "epochs": 1, "lr": 1e-3}
         _, fused = run(tmp_path / "fused", **settings)
@@ -157,7 +157,7 @@ class TestTask:
             return model(normalize(data.images))
 
     @pytest.mark.parametrize("aux", [False, True])
-    @pytest.mark.parametrize("loss", ["ce", "iou", "both"])
+    @pytest.mark.parametrize("loss", ["ce", "iou", "sum"])
     def test_loss(self, aux, loss):
         data = TRAIN.subset(slice(4))
         data.masks[:, :5] = IGNORE

@@ -13,7 +13,7 @@ from colorseg.palette import Palette
 SCHEDULES = ("constant", "poly")
 NETWORKS = ("pool_upsample", "conv_transpose", "unet", "own")
 OPTIMIZERS = ("adam", "adamw")
-LOSSES = ("ce", "iou", "both")
+LOSSES = ("ce", "iou", "sum")
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class SegmentationConfig(RunConfig):
     Args:
         network: what the model is, for the record, such as ``"deeplabv3 resnet18"``.
         loss: ``"ce"`` (cross-entropy), ``"iou"`` (soft IoU of the foreground, summed over a batch)
-            or ``"both"``, their sum.
+            or ``"sum"`` of the two.
         augment: change the training pictures at random, see ``colorseg.data.Augmentation``.
         mode: how the pictures were read, see ``colorseg.data.load_segmentation``.
     """

@@ -25,7 +25,7 @@ class SegmentationTask:
     Args:
         data: the set.
         device: where to compute.
-        loss: ``"ce"``, ``"iou"`` or ``"both"``.
+        loss: ``"ce"``, ``"iou"`` or ``"sum"``.
         augmentation: of the pictures that the loss is of; measures are of unchanged ones.
         plain: the losses of ``colorseg.reference``.
 
@@ -48,7 +48,7 @@ class SegmentationTask:
             raise ValueError(f"the set {data.name} has no pictures; choose other data")
         self.data, self.device, self.augmentation = data, device, augmentation
         self.name = data.name
-        self._losses = ("ce", "iou") if loss == "both" else (loss,)
+        self._losses = ("ce", "iou") if loss == "sum" else (loss,)
         self._operators: Any = reference if plain else ops
         self._features: FrozenFeatures | None = None
 

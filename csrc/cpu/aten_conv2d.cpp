@@ -10,71 +10,20 @@
 namespace colorseg::cpu {
 namespace {
 
-using torch::stable::detail::from;
-using torch::stable::detail::to;
-
 constexpr int64_t kThreadBytes = 1 << 17;  // less to copy than this is not worth waking a thread
 
-bool is_symmetric(const ConvOptions& o) {
-  return o.padding[0] == o.padding[1] && o.padding[2] == o.padding[3];
-}
-
-// ATen pads evenly on both sides; an uneven "same" padding is made explicit first.
-Tensor padded(const Tensor& input, const ConvOptions& o) {
-  if (is_symmetric(o)) return input;
-  return torch::stable::pad(input, {o.padding[2], o.padding[3], o.padding[0], o.padding[1]});
-}
-
-Ints aten_padding(const ConvOptions& o) {
-  return is_symmetric(o) ? Ints{o.padding[0], o.padding[2]} : Ints{0, 0};
-}
-
-Tensor unpadded(Tensor grad, const ConvOptions& o, int64_t height, int64_t width) {
-  if (is_symmetric(o)) return grad;
-  Tensor rows = torch::stable::narrow(grad, 2, o.padding[0], height);
-  return torch::stable::narrow(rows, 3, o.padding[2], width);
-}
-
-struct Mask {
-  bool input, weight, bias;
-};
-
-// Gradients of a convolution of `input`: [input, weight, bias], empty where the mask is false.
-std::array<Tensor, 3> aten_backward(const Tensor& grad_y, const Tensor& input_,
-                                    const Tensor& weight_, const ConvOptions& o, Mask wanted,
-                                    bool channels_last) {
-  if (wanted.weight && gradient_by_taps(grad_y, input_, weight_, o, channels_last)) {
-    std::array<Tensor, 3> rest{nothing(input_), nothing(weight_), nothing(weight_)};
-    const Mask others{wanted.input, false, wanted.bias};
-    if (others.input || others.bias)
-      rest = aten_backward(grad_y, input_, weight_, o, others, channels_last);
-    const Tensor grad = weight_gradient_by_taps(grad_y, input_, weight_, o);
-    return {rest[0], dense(grad, is_channels_last(weight_)), rest[2]};
-  }
-  const Tensor input = padded(input_, o), weight = channels_last ? weight_ : dense(weight_, false);
-  const bool mask[3] = {wanted.input, wanted.weight, wanted.bias};
-  const std::optional<Ints> bias_sizes =
-      wanted.bias ? std::optional<Ints>(Ints{grad_y.size(1)}) : std::optional<Ints>();
-  std::array<StableIValue, 11> stack{from(grad_y),
-                                     from(input),
-                                     from(weight),
-                                     from(bias_sizes),
-                                     from(o.stride),
-                                     from(aten_padding(o)),
-                                     from(o.dilation),
-                                     from(o.transposed),
-                                     from(o.output_padding),
-                                     from(o.groups),
-                                     from(torch::headeronly::HeaderOnlyArrayRef<bool>(mask, 3))};
-  check_torch(
-      torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION),
-      "aten::convolution_backward");
-  const Tensor grads[] = {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2])};
-  const int64_t height = input_.size(2), width = input_.size(3);
-  return {
-      wanted.input ? dense(unpadded(grads[0], o, height, width), channels_last) : nothing(input),
-      wanted.weight ? dense(grads[1], is_channels_last(weight_)) : nothing(weight),
-      wanted.bias ? grads[2] : nothing(weight)};
+// aten_gradients, but for weight gradients that are faster tap by tap.
+std::array<Tensor, 3> gradients(const Tensor& grad_y, const Tensor& input, const Tensor& weight,
+                                const ConvOptions& o, ConvMask wanted, bool channels_last) {
+  if (!wanted.weight || !gradient_by_taps(grad_y, input, weight, o, channels_last))
+    return aten_gradients(grad_y, input, weight, o, wanted, channels_last);
+  std::array<Tensor, 3> all{nothing(input), nothing(weight), nothing(weight)};
+  const ConvMask others{wanted.input, false, wanted.bias};
+  if (others.input || others.bias)
+    all = aten_gradients(grad_y, input, weight, o, others, channels_last);
+  const Tensor grad = weight_gradient_by_taps(grad_y, input, weight, o);
+  all[1] = dense(grad, is_channels_last(weight));
+  return all;
 }
 
 // torch.cat([left, right], 1) of two dense maps: whole images are copied, or pixels in
@@ -107,12 +56,6 @@ Tensor weight_slice(const Tensor& weight, const ConvOptions& o, int64_t first, i
   Tensor whole = weight;
   return torch::stable::contiguous(
       torch::stable::narrow(whole, o.transposed ? 0 : 1, first, count));
-}
-
-// channels [first, first + count) as a tensor of its own: operators may not return overlapping
-// views
-Tensor channel_slice(Tensor grad, int64_t first, int64_t count) {
-  return torch::stable::clone(torch::stable::narrow(grad, 1, first, count));
 }
 
 Tensor with_prologue(const Tensor& x, const Prologue& prologue, bool channels_last) {
@@ -150,8 +93,8 @@ ConvGradients aten_convolution_backward(const Tensor& grad_y_, const Tensor& x,
   const Tensor grad_y = dense(grad_y_, channels_last);
   const Tensor main = with_prologue(x, prologue, channels_last);
   ConvGradients g{nothing(x), nothing(x), nothing(x), nothing(x), nothing(x), nothing(x)};
-  const auto backward = [&](const Tensor& input, const Tensor& w, Mask wanted) {
-    return aten_backward(grad_y, input, w, o, wanted, channels_last);
+  const auto backward = [&](const Tensor& input, const Tensor& w, ConvMask wanted) {
+    return gradients(grad_y, input, w, o, wanted, channels_last);
   };
   if (!skip) {
     std::tie(g.x, g.weight, g.bias) =
@@ -160,7 +103,7 @@ ConvGradients aten_convolution_backward(const Tensor& grad_y_, const Tensor& x,
     const Tensor second = dense(*skip, channels_last);
     const int64_t split = x.size(1), rest = skip->size(1);
     const bool grouped = o.groups > 1;  // then no slice of the weight belongs to one input
-    const Mask mask{grouped && (needs.x || needs.skip), needs.weight, needs.bias};
+    const ConvMask mask{grouped && (needs.x || needs.skip), needs.weight, needs.bias};
     if (mask.input || mask.weight || mask.bias) {
       Tensor both;
       std::tie(both, g.weight, g.bias) =
@@ -168,7 +111,7 @@ ConvGradients aten_convolution_backward(const Tensor& grad_y_, const Tensor& x,
       if (mask.input && needs.x) g.x = channel_slice(both, 0, split);
       if (mask.input && needs.skip) g.skip = channel_slice(both, split, rest);
     }
-    const Mask input_only{true, false, false};
+    const ConvMask input_only{true, false, false};
     if (needs.x && !grouped) g.x = backward(main, weight_slice(weight, o, 0, split), input_only)[0];
     if (needs.skip && !grouped)
       g.skip = backward(second, weight_slice(weight, o, split, rest), input_only)[0];

@@ -1,7 +1,7 @@
 // ATen's convolution with our prologue and skip around it: for the dtypes, layouts and shapes that
 // the library's own (convolve.h) leaves to it.
 #pragma once
-#include "../conv2d.h"
+#include "../aten_convolution.h"
 
 namespace colorseg::cpu {
 
@@ -11,14 +11,6 @@ Tensor conv_input(const Tensor& x, const OptionalTensor& skip, const Prologue& p
 
 Tensor aten_convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
                         const ConvOptions& o, bool channels_last);
-
-struct ConvGradients {
-  Tensor x, weight, bias, skip, in_scale, in_shift;  // empty where not needed
-};
-
-struct Needs {
-  bool x, skip, weight, bias;
-};
 
 ConvGradients aten_convolution_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight,
                                         const OptionalTensor& skip, const Prologue& prologue,

@@ -25,9 +25,10 @@ FLAGS = [
 
 
 def sources() -> list[Path]:
-    """Kernels, the operators around them, and the emulation itself."""
-    cuda = ROOT / "csrc" / "cuda"
-    return [*sorted(cuda.glob("kernels/*.cu")), *sorted(cuda.glob("*.cpp")), HERE / "simt.cpp"]
+    """Kernels, the operators around them with what they share, and the emulation itself."""
+    csrc = ROOT / "csrc"
+    found = [*csrc.glob("cuda/kernels/*.cu"), *csrc.glob("cuda/*.cpp")]
+    return [*sorted(found), csrc / "aten_convolution.cpp", HERE / "simt.cpp"]
 
 
 def build(folder: Path, sanitize: bool) -> Path:

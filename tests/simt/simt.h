@@ -97,4 +97,6 @@ inline double __dadd_rn(double a, double b) { return a + b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
 using std::exp;
 using std::fmax;
+using std::isfinite;
 using std::log;
+using std::sqrt;

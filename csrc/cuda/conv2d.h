@@ -1,0 +1,18 @@
+// ATen's convolution on a CUDA device with our prologue and skip around it.
+#pragma once
+#include "../aten_convolution.h"
+
+namespace colorseg::cuda {
+
+// The tensor that is convolved: the prologue applied to x, with skip's channels behind it.
+Tensor conv_input(const Tensor& x, const OptionalTensor& skip, const Prologue& prologue,
+                  bool channels_last);
+
+Tensor convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
+                   const ConvOptions& o, bool channels_last);
+
+ConvGradients convolution_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight,
+                                   const OptionalTensor& skip, const Prologue& prologue,
+                                   const ConvOptions& o, Needs needs, bool channels_last);
+
+}  // namespace colorseg::cuda

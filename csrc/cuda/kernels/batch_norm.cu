@@ -1,0 +1,120 @@
+// Batch norm and ReLU forward: one sweep over a map for its statistics, one to normalise it.
+#include "channels.cuh"
+
+namespace colorseg::cuda {
+namespace {
+
+// Deviations from the thread's first value, which keeps its digits where |mean| >> deviation.
+template <typename T>
+__global__ void __launch_bounds__(kChannelThreads)
+    moments(PixelMap map, const T* x, Moments* parts) {
+  using A = Arithmetic<T>;
+  const int64_t channel = channel_of(map);
+  double count = 0, sum = 0, squares = 0;
+  A shift = A(0);
+  for_each_value(map, channel, [&](int64_t i) {
+    const A value = widen(x[i]);
+    if (count == 0 && isfinite(value)) shift = value;
+    const double deviation = double(value - shift);
+    count += 1, sum += deviation, squares += deviation * deviation;
+  });
+  Moments own = {};
+  if (count > 0) own = {{count, double(shift) + sum / count, squares - sum * sum / count}};
+  store_part(map, channel, own, shared_memory<Moments>(), parts);
+}
+
+template <typename A>
+__device__ ChannelAffine<A> affine_of(double mean, double var, const BatchNorm<A>& bn, int64_t c) {
+  const double scale = (bn.weight ? double(bn.weight[c]) : 1.0) / sqrt(var + bn.eps);
+  return {A(mean), A(scale), bn.bias ? bn.bias[c] : A(0)};
+}
+
+// A block per channel.
+template <typename A>
+__global__ void __launch_bounds__(kChannelThreads)
+    finish(PixelMap map, const Moments* parts, BatchNorm<A> bn, double* mean, double* var,
+           ChannelAffine<A>* affine) {
+  const int64_t c = blockIdx.x;
+  double of_mean, of_var;
+  if (parts) {
+    const Moments all = merged_parts(map, c, parts, shared_memory<Moments>());
+    of_mean = all.values[1], of_var = all.values[2] / all.values[0];
+  } else {
+    of_mean = bn.running_mean ? double(bn.running_mean[c]) : 0.0;
+    of_var = bn.running_var ? double(bn.running_var[c]) : 1.0;
+  }
+  if (threadIdx.x != 0) return;
+  mean[c] = of_mean, var[c] = of_var;
+  affine[c] = affine_of(of_mean, of_var, bn, c);
+}
+
+template <typename A>
+__global__ void affines(int64_t channels, const double* mean, const double* var, BatchNorm<A> bn,
+                        ChannelAffine<A>* affine) {
+  const int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (c < channels) affine[c] = affine_of(mean[c], var[c], bn, c);
+}
+
+template <typename T, typename A>
+__global__ void __launch_bounds__(kChannelThreads)
+    apply(PixelMap map, const T* x, const ChannelAffine<A>* affine, bool relu, const T* residual,
+          int64_t width, T* y) {
+  const int64_t channel = channel_of(map);
+  if (channel >= map.channels) return;
+  const ChannelAffine<A> a = affine[channel];
+  for_each_value(map, channel, [&](int64_t i) {
+    const A value = (widen(x[i]) - a.center) * a.scale + a.offset;
+    for_each_copy(map, i, width, [&](int64_t at) {
+      const A sum = residual ? value + widen(residual[at]) : value;
+      y[at] = narrow<T>(relu && sum < A(0) ? A(0) : sum);
+    });
+  });
+}
+
+}  // namespace
+
+template <typename T>
+void add_moments(const PixelMap& map, const T* x, Moments* parts, Stream stream) {
+  launch(moments<T>, channel_grid(map), dim3(kChannelThreads), kChannelThreads * sizeof(Moments),
+         stream, map, x, parts);
+}
+
+template <typename A>
+void finish_moments(const PixelMap& map, const Moments* parts, const BatchNorm<A>& bn, double* mean,
+                    double* var, ChannelAffine<A>* affine, Stream stream) {
+  launch(finish<A>, dim3(static_cast<unsigned>(map.channels)), dim3(kChannelThreads),
+         kRows * sizeof(Moments), stream, map, parts, bn, mean, var, affine);
+}
+
+template <typename A>
+void affine_of(int64_t channels, const double* mean, const double* var, const BatchNorm<A>& bn,
+               ChannelAffine<A>* affine, Stream stream) {
+  launch(affines<A>, dim3(static_cast<unsigned>((channels + 127) / 128)), dim3(128), 0, stream,
+         channels, mean, var, bn, affine);
+}
+
+template <typename T, typename A>
+void normalize(const PixelMap& map, const T* x, const ChannelAffine<A>* affine, bool relu,
+               const T* residual, int64_t width, T* y, Stream stream) {
+  launch(apply<T, A>, channel_grid(map), dim3(kChannelThreads), 0, stream, map, x, affine, relu,
+         residual, width, y);
+}
+
+#define COLORSEG_INSTANTIATE(T)                                                                 \
+  template void add_moments(const PixelMap&, const T*, Moments*, Stream);                       \
+  template void normalize(const PixelMap&, const T*, const ChannelAffine<Arithmetic<T>>*, bool, \
+                          const T*, int64_t, T*, Stream);
+COLORSEG_INSTANTIATE(float)
+COLORSEG_INSTANTIATE(double)
+COLORSEG_INSTANTIATE(__half)
+COLORSEG_INSTANTIATE(__nv_bfloat16)
+
+#define COLORSEG_INSTANTIATE_ARITHMETIC(A)                                                    \
+  template void finish_moments(const PixelMap&, const Moments*, const BatchNorm<A>&, double*, \
+                               double*, ChannelAffine<A>*, Stream);                           \
+  template void affine_of(int64_t, const double*, const double*, const BatchNorm<A>&,         \
+                          ChannelAffine<A>*, Stream);
+COLORSEG_INSTANTIATE_ARITHMETIC(float)
+COLORSEG_INSTANTIATE_ARITHMETIC(double)
+
+}  // namespace colorseg::cuda
