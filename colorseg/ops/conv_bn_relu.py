@@ -147,7 +147,7 @@ def _fake_maps(args: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
     if resample == "maxpool2":
         h, w = h // 2, w // 2
     scale = 2 if resample == "upsample2" else 1
-    return empty(x, (n, c, scale * h, scale * w)), empty(x, (n, c, h, w), _wide(x.dtype))
+    return empty(x, (n, c, scale * h, scale * w)), empty(x, (n, c, h, w), _map_dtype(x))
 
 
 def _packed_size(pre_bn: Tensor) -> int:
@@ -158,8 +158,9 @@ def _packed_size(pre_bn: Tensor) -> int:
     return n * c * ((h * w + 3) // 4)
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
+def _map_dtype(x: Tensor) -> torch.dtype:
+    """Of the map in front of batch norm: the CPU widens half types, CUDA kernels read them."""
+    return torch.float32 if x.dtype.itemsize == 2 and x.device.type == "cpu" else x.dtype
 
 
 @torch.library.register_fake("colorseg::conv_bn_relu_inference")

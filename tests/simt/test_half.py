@@ -1,4 +1,4 @@
-"""The losses of half logits, which only the CUDA kernels read: they run in the emulation."""
+"""Half types, which only the CUDA kernels read: they run in the emulation."""
 
 import os
 
@@ -69,3 +69,33 @@ def test_soft_iou_loss(dtype, channels):
     )
     assert grad.dtype == dtype
     assert (grad - want_grad).abs().max() <= 2 * TOLERANCE[dtype] * want_grad.abs().max()
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("resample", ["none", "maxpool2", "upsample2"])
+def test_conv_bn_relu(dtype, channels_last, resample):
+    """Through a convolution that changes nothing: what is ours is what surrounds it."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.randn(2, 40, 7, 9).to(dtype).contiguous(memory_format=layout)
+    weight = torch.eye(40, dtype=dtype)[:, :, None, None].clone()
+    gamma, beta = torch.rand(40) + 0.5, torch.randn(40)
+    geometry = ([1, 1], [0, 0, 0, 0], [1, 1], 1, False, [0, 0])
+    mode = (resample, True, 1e-5, True)
+    args = (x, weight, None, None, None, gamma, beta, None, None, None, None, False, False)
+    y, *saved = torch.ops.colorseg.conv_bn_relu.default(*args, *geometry, *mode)
+    leaves = [t.double().requires_grad_() for t in (x, gamma, beta)]
+    want = reference.conv_bn_relu(
+        leaves[0], weight.double(), None, *leaves[1:], None, None, training=True,
+        resample=None if resample == "none" else resample,
+    )  # fmt: skip
+    assert y.dtype == saved[0].dtype == dtype
+    assert (y - want).abs().max() <= TOLERANCE[dtype] * want.abs().max()
+    cotangent = torch.randn_like(want).to(dtype)
+    grads = torch.ops.colorseg.conv_bn_relu_backward.default(
+        cotangent.contiguous(memory_format=layout), x, weight, None, None, gamma, beta, *saved,
+        None, None, False, False, *geometry, *mode, True, False, False, False,
+    )  # fmt: skip
+    wanted = torch.autograd.grad(want, leaves, cotangent.double())
+    for got, exact in zip((grads[0], grads[5], grads[6]), wanted, strict=True):
+        assert (got - exact).abs().max() <= 2 * TOLERANCE[dtype] * exact.abs().max()

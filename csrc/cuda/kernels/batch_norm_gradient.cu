@@ -54,7 +54,9 @@ __global__ void __launch_bounds__(kChannelThreads)
   const ChannelAffine<A> a = p.affine[channel], o = out[channel];
   for_each_value(p.map, channel, [&](int64_t i) {
     const A x = widen(p.x[i]), g = passed(p, i, a, x);
-    grad_x[i] = narrow<T>(o.scale * g + o.center * (x - a.center) + o.offset);
+    A value = o.scale * g + o.offset;
+    if (o.center != A(0)) value += o.center * (x - a.center);  // x may be NaN where it is constant
+    grad_x[i] = narrow<T>(value);
   });
 }
 

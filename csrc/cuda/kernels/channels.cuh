@@ -58,8 +58,8 @@ __device__ void for_each_copy(const PixelMap& map, int64_t i, int64_t width, con
 
 __device__ inline void merge(Moments& a, const Moments& b) {
   const double count = a.values[0] + b.values[0];
-  if (count == 0) return;
-  if (b.values[0] > 0 && !isfinite(a.values[1] + b.values[1])) {  // as their plain sum would be
+  if (b.values[0] == 0) return;
+  if (!isfinite(a.values[1] + b.values[1])) {  // as their plain sum would be
     a = {{count, a.values[0] > 0 ? a.values[1] + b.values[1] : b.values[1], NAN}};
     return;
   }
