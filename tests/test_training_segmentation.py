@@ -251,7 +251,7 @@ class TestFrozenFeatures:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"loss": "dice"}, "loss must be one of ce, iou, both, got 'dice'"),
+        ({"loss": "dice"}, "loss must be one of ce, iou, sum, got 'dice'"),
         ({"schedule": "cosine"}, "schedule must be one of constant, poly, got 'cosine'"),
         ({"augment": 1}, "augment must be true or false, got 1"),
         ({"amp": True}, "amp must be false on devices other than cuda, got True"),
