@@ -92,6 +92,7 @@ Tensor color_cross_entropy_backward(const Tensor& grad_loss, const Tensor& logit
   const PixelShape s = check_color_cross_entropy(logits_, target, palette, weight, label_smoothing);
   const Reduction reduction = reduction_from(reduction_);
   const bool channels_last = is_channels_last(logits_), each = reduction == Reduction::kNone;
+  check_label_values(target, s.channels, ignore_index);
   const PixelMap map = map_of(s, channels_last);
   const Tensor logits = dense(logits_, channels_last);
   const OnDevice device(logits);

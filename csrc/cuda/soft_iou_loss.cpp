@@ -90,6 +90,7 @@ Tensor soft_iou_loss_backward(const Tensor& grad_loss, const Tensor& logits_, co
   const SoftIouOptions o{classes,      per_image, smooth_numerator,         smooth_denominator,
                          ignore_index, weight,    reduction_from(reduction)};
   const PixelShape s = check_soft_iou_loss(logits_, target_, o, true);
+  if (!holds_slopes(target_, logits_)) check_label_values(target_, s.channels, ignore_index);
   const bool channels_last = is_channels_last(logits_);
   const Tensor logits = dense(logits_, channels_last), target = dense(target_, false);
   const OnDevice device(logits);
