@@ -7,9 +7,6 @@
 
 namespace colorseg::cuda {
 
-template <typename T>
-using ArithmeticType = std::conditional_t<std::is_same_v<T, double>, double, float>;
-
 inline PixelMap channel_map(const Tensor& x, bool channels_last) {
   const PixelMap map{x.size(0), x.size(1), x.size(2) * x.size(3), channels_last};
   STD_TORCH_CHECK(channel_chunks(map) < (int64_t(1) << 31) && map.channels < 65536,

@@ -11,7 +11,7 @@ using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
 // What both directions take, in memory that lives as long as this.
 template <typename T>
 class Arguments {
-  using A = typename std::conditional_t<std::is_same_v<T, double>, double, float>;
+  using A = ArithmeticType<T>;
 
  public:
   Arguments(const Tensor& logits, const PixelMap& map, const Tensor& target,
@@ -72,7 +72,7 @@ Outputs color_cross_entropy(const Tensor& logits_, const Tensor& target,
     Arguments<T> arguments(logits, map, target, palette, weight, ignore_index, label_smoothing,
                            reduction);
     auto& p = arguments.view;
-    using A = std::remove_pointer_t<decltype(p.log_sum_exp)>;
+    using A = ArithmeticType<T>;
     p.log_sum_exp = pointer<A>(log_sum_exp), p.loss = pointer<A>(per_pixel);
     p.argmax = pointer<int64_t>(argmax), p.gradient = pointer<T>(gradient);
     p.sums = pointer<CrossEntropySums>(sums);
@@ -104,7 +104,7 @@ Tensor color_cross_entropy_backward(const Tensor& grad_loss, const Tensor& logit
     Arguments<T> arguments(logits, map, target, palette, weight, ignore_index, label_smoothing,
                            reduction);
     auto& p = arguments.view;
-    using A = std::remove_pointer_t<decltype(p.log_sum_exp)>;
+    using A = ArithmeticType<T>;
     p.log_sum_exp = pointer<A>(log_sum_exp), p.gradient = pointer<T>(gradient);
     cross_entropy_backward(
         p, static_cast<const A*>(upstream.const_data_ptr()), each,
@@ -119,7 +119,7 @@ void color_cross_entropy_scale_(Tensor gradient, const Tensor& grad_loss) {
   const Tensor factor = in_dtype(grad_loss, arithmetic_type(gradient));
   dispatch_element(gradient, "color_cross_entropy_scale_", [&](auto zero) {
     using T = decltype(zero);
-    using A = typename std::conditional_t<std::is_same_v<T, double>, double, float>;
+    using A = ArithmeticType<T>;
     scale(gradient.numel(), static_cast<const A*>(factor.const_data_ptr()), pointer<T>(gradient),
           device.stream());
   });

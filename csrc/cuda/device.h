@@ -60,7 +60,10 @@ void dispatch_element(const Tensor& x, const char* op, const Body& body) {
 
 inline bool is_half(ScalarType t) { return t == ScalarType::Half || t == ScalarType::BFloat16; }
 
-// What kernels compute in, and losses are returned in.
+// What kernels compute in, and losses are returned in: of an element type, and of a tensor.
+template <typename T>
+using ArithmeticType = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
 inline ScalarType arithmetic_type(const Tensor& x) {
   return is_half(x.scalar_type()) ? ScalarType::Float : x.scalar_type();
 }

@@ -17,7 +17,7 @@ ClassList class_list(const Ints& classes) {
 // What both directions take, in memory that lives as long as this.
 template <typename T>
 class Arguments {
-  using A = typename std::conditional_t<std::is_same_v<T, double>, double, float>;
+  using A = ArithmeticType<T>;
 
  public:
   Arguments(const Tensor& logits, const PixelShape& s, bool channels_last, const Tensor& target,
@@ -76,7 +76,7 @@ std::tuple<Tensor, Tensor, Tensor> soft_iou_loss(const Tensor& logits_, const Te
     p.parts = pointer<double>(parts);
     p.slopes = keep && two ? pointer<T>(kept) : nullptr;
     p.bytes = keep && !two ? pointer<uint8_t>(kept) : nullptr;
-    using A = typename std::conditional_t<std::is_same_v<T, double>, double, float>;
+    using A = ArithmeticType<T>;
     soft_iou(p, reduced, pointer<A>(losses), device.stream());
   });
   return {losses, sums, kept};
@@ -103,7 +103,7 @@ Tensor soft_iou_loss_backward(const Tensor& grad_loss, const Tensor& logits_, co
     Arguments<T> arguments(logits, s, channels_last, target, o, sums);
     auto& p = arguments.view;
     if (holds_slopes(target, logits)) p.slopes = pointer<T>(target);
-    using A = typename std::conditional_t<std::is_same_v<T, double>, double, float>;
+    using A = ArithmeticType<T>;
     soft_iou_backward(p, static_cast<const A*>(upstream.const_data_ptr()),
                       o.reduction == Reduction::kNone, pointer<A>(slopes), pointer<T>(gradient),
                       device.stream());

@@ -93,9 +93,7 @@ void apply_gradients(const NormalizeBackward<T, A>& p, const ChannelAffine<A>* o
 
 template <typename T>
 void relu_backward(int64_t count, const T* grad, const T* y, T* to, Stream stream) {
-  const int64_t blocks = (count + 1023) / 1024, most = 4096;
-  launch(relu_gradient<T>, dim3(static_cast<unsigned>(blocks < most ? blocks : most)), dim3(256), 0,
-         stream, count, grad, y, to);
+  launch(relu_gradient<T>, flat_grid(count), dim3(256), 0, stream, count, grad, y, to);
 }
 
 #define COLORSEG_INSTANTIATE(T)                                                                   \

@@ -157,9 +157,7 @@ __global__ void multiply(int64_t count, const A* factor_, T* values) {
 
 template <typename T, typename A>
 void scale(int64_t count, const A* factor, T* values, Stream stream) {
-  const int64_t blocks = (count + 1023) / 1024, most = 4096;
-  launch(multiply<T, A>, dim3(static_cast<unsigned>(blocks < most ? blocks : most)), dim3(256), 0,
-         stream, count, factor, values);
+  launch(multiply<T, A>, flat_grid(count), dim3(256), 0, stream, count, factor, values);
 }
 
 template <typename T, typename A>

@@ -5,6 +5,12 @@
 
 namespace colorseg::cuda {
 
+// For kernels that step through any number of values, some in each thread of 256.
+inline dim3 flat_grid(int64_t count) {
+  const int64_t blocks = (count + 1023) / 1024, most = 4096;
+  return dim3(static_cast<unsigned>(blocks < most ? blocks : most));
+}
+
 // The unit of work on pixels: sums over chunks are added in their order.
 constexpr int kChunkPixels = 512;
 
