@@ -3,6 +3,13 @@
 import torch
 from torch import nn
 
+from colorseg.data.scenes import load_scenes
+from colorseg.training import SegmentationConfig, fit
+from colorseg.training.seeding import seed_everything
+
+TRAIN, VAL = load_scenes(32, 13, 6)
+CPU = torch.device("cpu")
+
 
 class SmallSegmenter(nn.Module):
     """``backbone``, ``classifier`` and, if asked, ``aux_classifier``."""
@@ -38,3 +45,11 @@ class Backbone(nn.Sequential):
         self.calls += 1
         early = self[1](self[0](x))
         return {"out": self[2](early), "aux": early}
+
+
+def run(out, model=None, **settings):
+    config = SegmentationConfig(out=out, **{"epochs": 2, "batch_size": 4, "lr": 0.01} | settings)
+    if model is None:
+        seed_everything(config.seed)
+        model = SmallSegmenter()
+    return model, fit(model, TRAIN, VAL, config)
