@@ -64,4 +64,7 @@ NormalizedGradients normalized_backward(const Tensor& grad, const Tensor& x,
                                         const OptionalTensor& weight, const OptionalTensor& bias,
                                         bool channels_last);
 
+// Sums over all but the channels, in the dtype of the map.
+Tensor channel_sums(const Tensor& map);
+
 }  // namespace colorseg::cuda

@@ -7,16 +7,42 @@
 #include <string>
 
 #if defined(COLORSEG_SIMT)
-#include "simt.h"
+#include "simt_mma.h"
 #else
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #endif
+#if defined(__CUDACC__)
+#include "mma.h"
+#elif !defined(COLORSEG_SIMT)
+#define __grid_constant__
+#endif
 
 namespace colorseg::cuda {
 
 using Stream = cudaStream_t;
+
+// Of the current device.
+struct DeviceLimits {
+  int multiprocessors;
+  int shared_bytes, block_shared_bytes;  // of a multiprocessor, and the most that a block may have
+};
+
+inline DeviceLimits device_limits() {
+#if defined(COLORSEG_SIMT)
+  return {2, 228 * 1024, 227 * 1024};
+#else
+  int device = 0;
+  DeviceLimits limits = {};
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&limits.multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  cudaDeviceGetAttribute(&limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+  cudaDeviceGetAttribute(&limits.block_shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin,
+                         device);
+  return limits;
+#endif
+}
 
 #if defined(__CUDACC__) || defined(COLORSEG_SIMT)  // what follows is for kernels alone
 

@@ -28,7 +28,7 @@ def sources() -> list[Path]:
     """Kernels, the operators around them with what they share, and the emulation itself."""
     csrc = ROOT / "csrc"
     found = [*csrc.glob("cuda/kernels/*.cu"), *csrc.glob("cuda/*.cpp")]
-    return [*sorted(found), csrc / "aten_convolution.cpp", HERE / "simt.cpp"]
+    return [*sorted(found), csrc / "aten_convolution.cpp", csrc / "precision.cpp", HERE / "simt.cpp"]
 
 
 def build(folder: Path, sanitize: bool) -> Path:

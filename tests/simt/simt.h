@@ -11,6 +11,7 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -22,6 +23,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 struct dim3 {
   unsigned x, y, z;
@@ -85,6 +87,10 @@ struct __half {
 struct __nv_bfloat16 {
   c10::BFloat16 value;
 };
+inline unsigned short __half_as_ushort(__half x) { return x.value.x; }
+inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 x) { return x.value.x; }
+inline float __uint_as_float(uint32_t x) { return std::bit_cast<float>(x); }
+inline uint32_t __float_as_uint(float x) { return std::bit_cast<uint32_t>(x); }
 inline float __half2float(__half x) { return x.value; }
 inline __half __float2half_rn(float x) { return {c10::Half(x)}; }
 inline float __bfloat162float(__nv_bfloat16 x) { return x.value; }

@@ -86,6 +86,20 @@ template <typename T, typename A>
 void apply_gradients(const NormalizeBackward<T, A>&, const ChannelAffine<A>* out, T* grad_x,
                      Stream);
 
+// SHIM
+template <typename A>
+void finish_moments(int64_t channels, const Moments* parts, int64_t count, const BatchNorm<A>& bn,
+                    double* mean, double* var, ChannelAffine<A>* affine, Stream stream) {
+  finish_moments(PixelMap{1, channels, count * kChannelChunk, true}, parts, bn, mean, var, affine, stream);
+}
+template <typename A>
+void finish_gradients(int64_t channels, const GradientSums* parts, int64_t parts_count, const double* var, double eps,
+                      double count, bool batch_statistics, const ChannelAffine<A>* affine,
+                      A* grad_weight, A* grad_bias, ChannelAffine<A>* out, Stream stream) {
+  finish_gradients(PixelMap{1, channels, parts_count * kChannelChunk, true}, parts, var, eps, count, batch_statistics, affine, grad_weight, grad_bias, out, stream);
+}
+// END SHIM
+
 // A 2x2 max-pool: z (n, channels, height, width) of lines of `full_width` and planes of `full`
 // pixels; codes are the argmax, 2 bits each, in planes of whole bytes.
 struct Pool {

@@ -1,0 +1,300 @@
+// A chain of blocks in one call.  Between blocks only the map in front of batch norm is stored: its
+// normalisation, ReLU and upsampling happen on the way into the next convolution, and the data
+// gradient finds the sums that batch norm's gradient needs on its way out.
+#include "../chain.h"
+
+#include "own_convolution.h"
+
+namespace colorseg::cuda {
+namespace {
+
+// The result of a layer, or the chain's input: a map and what is still to be done to it.
+struct Link {
+  Tensor map, argmax;
+  std::optional<ChannelVectors> vectors;  // of its batch norm
+  BlockShape shape{};
+  bool relu = false, upsample = false;
+
+  ConvInput input() const {
+    return {map, vectors ? OptionalTensor(vectors->affines) : OptionalTensor(), relu};
+  }
+};
+
+OwnConvolution own_of(const Layer& layer, const std::vector<Link>& links, const ConvShape& shape) {
+  std::optional<ConvInput> skip;
+  if (layer.skip >= 0) skip = links[layer.skip].input();
+  return {links[layer.main].input(), skip, links[layer.main].upsample, dense(layer.weight, false),
+          layer.options, shape};
+}
+
+struct Planned {
+  OwnConvolution own;
+  BlockShape shape;
+};
+
+Planned plan_layer(const Layer& layer, const std::vector<Link>& links, int64_t index) {
+  const Link& main = links[layer.main];
+  const OptionalTensor skip = layer.skip < 0 ? OptionalTensor() : links[layer.skip].map;
+  const Prologue prologue{{}, {}, false, main.upsample};
+  const ConvShape conv =
+      check_conv2d(main.map, layer.weight, layer.bias, skip, prologue, layer.options);
+  BlockShape shape{conv,           layer.resample,  conv.out_height,
+                   conv.out_width, conv.out_height, conv.out_width};
+  if (layer.has_bn) shape = check_conv_bn_relu(main.map, conv, layer.resample, layer.bn, {});
+  OwnConvolution own = own_of(layer, links, conv);
+  const bool skips_upsampled = layer.skip >= 0 && links[layer.skip].upsample;
+  STD_TORCH_CHECK(!skips_upsampled && has_own_kernels(own), "layer ", index,
+                  " cannot be part of a chain on CUDA");
+  return {std::move(own), shape};
+}
+
+Pool pool_of(const BlockShape& s) {
+  return {s.conv.n,     s.conv.out_channels, s.height, s.width,
+          s.conv.out_width, s.conv.out_height * s.conv.out_width, true};
+}
+
+Tensor channels_last_map(const Tensor& like, const ConvShape& s, int64_t height, int64_t width) {
+  return new_tensor(like, {s.n, s.out_channels, height, width}, like.scalar_type(), true);
+}
+
+// The convolution's result goes to y; returns parts of its moments, if they are wanted.
+template <typename T>
+Tensor convolve_to(const Layer& layer, const Planned& planned, const Tensor& y,
+                   const OptionalTensor& argmax, bool counted, Stream stream) {
+  Convolution<T> p = *forward_plan<T>(planned.own);
+  const Tensor parts =
+      new_tensor(y, {counted ? p.tiling.blocks : 0, y.size(1), 3}, ScalarType::Double);
+  p.bias = pointer<T>(layer.bias);
+  p.pool = argmax.has_value();
+  if (argmax) p.codes = pointer<uint8_t>(*argmax);
+  p.targets[0].y = pointer<T>(y);
+  p.targets[0].moments = pointer<Moments>(parts);
+  run_convolution(p, planned.own.weight, weight_strides(planned.own), stream);
+  return parts;
+}
+
+// A layer's map in front of batch norm, and the batch's statistics of it.
+template <typename T>
+Link block_forward(const Layer& layer, const Planned& planned, Stream stream) {
+  const BlockShape& s = planned.shape;
+  const Tensor& x = planned.own.main.map;
+  const int64_t channels = s.conv.out_channels;
+  const bool pool = layer.resample == Resample::kMaxPool2;
+  const bool counted = layer.bn.batch_statistics && s.normalized() > 0;
+  Link link{channels_last_map(x, s.conv, s.height, s.width),
+            new_tensor(x, {pool ? pool_of(s).bytes() : 0}, ScalarType::Byte),
+            ChannelVectors(x, channels), s, layer.relu,
+            layer.resample == Resample::kUpsample2};
+  Tensor parts = nothing(x);
+  if (pool && channels % 4 != 0) {  // bytes of the argmax are shared between pixels
+    const Tensor full = channels_last_map(x, s.conv, s.conv.out_height, s.conv.out_width);
+    convolve_to<T>(layer, planned, full, {}, false, stream);
+    max_pool(pool_of(s), static_cast<const T*>(pointer<T>(full)), pointer<T>(link.map),
+             pointer<uint8_t>(link.argmax), stream);
+    const PixelMap map = channel_map(link.map, true);
+    parts = new_tensor(x, {counted ? channel_chunks(map) : 0, channels, 3}, ScalarType::Double);
+    if (counted)
+      add_moments(map, static_cast<const T*>(pointer<T>(link.map)), pointer<Moments>(parts), stream);
+  } else {
+    parts = convolve_to<T>(layer, planned, link.map,
+                           pool ? OptionalTensor(link.argmax) : OptionalTensor(), counted, stream);
+  }
+  const BatchNormTensors<float> norm(x, layer.bn);
+  finish_moments(channels, static_cast<const Moments*>(pointer<Moments>(parts)), parts.size(0),
+                 norm.view(), pointer<double>(link.vectors->mean),
+                 pointer<double>(link.vectors->var), link.vectors->affine<float>(), stream);
+  return link;
+}
+
+template <typename T>
+Tensor last_forward(const Layer& layer, const Planned& planned, Stream stream) {
+  const ConvShape& s = planned.shape.conv;
+  const Tensor y = channels_last_map(planned.own.main.map, s, s.out_height, s.out_width);
+  convolve_to<T>(layer, planned, y, {}, false, stream);
+  return y;
+}
+
+// [y], and of each layer with batch norm: its input, argmax, mean and variance.
+std::vector<Tensor> chain(const Tensor& x, const std::vector<Tensor>& parameters,
+                          const Ints& numbers, const std::vector<double>& eps) {
+  const std::vector<Layer> layers = read_layers(parameters, numbers, eps);
+  const OnDevice device(x);
+  std::vector<Link> links{{dense(x, true), nothing(x), {}}};
+  std::vector<Tensor> results{x};
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const Layer& layer = layers[i];
+    const Planned planned = plan_layer(layer, links, static_cast<int64_t>(i));
+    const bool last = i + 1 == layers.size();
+    STD_TORCH_CHECK(layer.has_bn != last,
+                    "the last layer of a chain, and no other, is a convolution without batch norm");
+    dispatch_own(x, [&](auto zero) {
+      using T = decltype(zero);
+      if (last)
+        results[0] = last_forward<T>(layer, planned, device.stream());
+      else
+        links.push_back(block_forward<T>(layer, planned, device.stream()));
+      return true;
+    });
+    if (last) break;
+    const Link& link = links.back();
+    results.insert(results.end(),
+                   {link.map, link.argmax, link.vectors->mean, link.vectors->var});
+  }
+  return results;
+}
+
+// The gradient of what a link's readers see, added up by them; the last one makes it that of the
+// map in front of the ReLU, and adds up the sums for batch norm.
+struct LinkGradient {
+  bool needed = false;
+  int64_t last_reader = 0;  // in backward's order
+  OptionalTensor map, parts;
+  int64_t parts_count = 0;
+};
+
+template <typename T>
+ConvTarget<T> target_of(const Link& link, LinkGradient& gradient, int64_t layer, int blocks) {
+  ConvTarget<T> to = {};
+  to.adds = gradient.map.has_value();
+  if (!to.adds)
+    gradient.map = new_tensor(link.map, sizes_of(link.map), link.map.scalar_type(), true);
+  to.y = pointer<T>(*gradient.map);
+  if (!link.vectors || gradient.last_reader != layer) return to;
+  gradient.parts_count = blocks;
+  gradient.parts = new_tensor(link.map, {blocks, link.map.size(1), 2}, ScalarType::Double);
+  to.map = static_cast<const T*>(link.map.const_data_ptr());
+  to.map_affine = link.vectors->affine<float>(), to.map_relu = link.relu;
+  to.sums = pointer<GradientSums>(*gradient.parts);
+  return to;
+}
+
+// Adds to the gradients of the links that a layer reads.
+template <typename T>
+void data_gradient(const Layer& layer, const OwnConvolution& own, int64_t index,
+                   const std::vector<Link>& links, std::vector<LinkGradient>& gradients,
+                   const Tensor& grad, Stream stream) {
+  const bool main = gradients[layer.main].needed;
+  const bool skip = layer.skip >= 0 && gradients[layer.skip].needed;
+  if (!main && !skip) return;
+  Convolution<T> p = *gradient_plan<T>(own, grad, skip);
+  LinkGradient unused;
+  p.targets[0] = target_of<T>(links[layer.main], main ? gradients[layer.main] : unused, index,
+                              p.tiling.blocks);
+  if (skip)
+    p.targets[1] =
+        target_of<T>(links[layer.skip], gradients[layer.skip], index, p.tiling.blocks);
+  const WeightStrides forward = weight_strides(own);
+  run_convolution(p, own.weight, {forward.n, forward.k}, stream);
+}
+
+struct BlockGradients {
+  Tensor conv, bn_weight, bn_bias;  // conv: of the convolution's result
+};
+
+// From the gradient in front of the ReLU to that of the convolution's result.
+template <typename T>
+BlockGradients norm_gradient(const Layer& layer, const Link& link, const LinkGradient& gradient,
+                             Stream stream) {
+  const BlockShape& s = link.shape;
+  const int64_t channels = s.conv.out_channels;
+  const auto vector = [&](const OptionalTensor& of) {
+    return new_tensor(link.map, {of ? channels : 0}, ScalarType::Float);
+  };
+  const Tensor weight = vector(layer.bn.weight), bias = vector(layer.bn.bias);
+  const Tensor out = new_tensor(link.map, {channels, 3}, ScalarType::Float);
+  auto* affine = link.vectors->affine<float>();
+  finish_gradients(channels, static_cast<const GradientSums*>(gradient.parts->const_data_ptr()),
+                   gradient.parts_count, static_cast<const double*>(pointer<double>(link.vectors->var)),
+                   layer.bn.eps, double(s.normalized()), layer.bn.batch_statistics,
+                   static_cast<const ChannelAffine<float>*>(affine), pointer<float>(weight),
+                   pointer<float>(bias), pointer<ChannelAffine<float>>(out), stream);
+  const Tensor grad = new_tensor(link.map, sizes_of(link.map), link.map.scalar_type(), true);
+  apply_gradients(NormalizeBackward<T, float>{channel_map(link.map, true), pointer<T>(gradient.map),
+                                              static_cast<const T*>(link.map.const_data_ptr()),
+                                              affine, false, 0},
+                  static_cast<const ChannelAffine<float>*>(pointer<ChannelAffine<float>>(out)),
+                  pointer<T>(grad), stream);
+  BlockGradients g{grad, nothing(grad), nothing(grad)};
+  if (layer.bn.weight) g.bn_weight = in_dtype(weight, layer.bn.weight->scalar_type());
+  if (layer.bn.bias) g.bn_bias = in_dtype(bias, layer.bn.bias->scalar_type());
+  if (layer.resample != Resample::kMaxPool2) return g;
+  g.conv = channels_last_map(grad, s.conv, s.conv.out_height, s.conv.out_width);
+  if (s.conv.out_height % 2 || s.conv.out_width % 2) torch::stable::zero_(g.conv);
+  max_pool_backward(pool_of(s), static_cast<const T*>(pointer<T>(grad)),
+                    static_cast<const uint8_t*>(pointer<uint8_t>(link.argmax)), pointer<T>(g.conv),
+                    stream);
+  return g;
+}
+
+Tensor bias_gradient(const Layer& layer, const Tensor& grad) {
+  if (!layer.bias) return nothing(grad);
+  if (!layer.has_bn || !layer.bn.batch_statistics) return channel_sums(grad);
+  // under batch statistics the bias cancels
+  Tensor zeros = new_tensor(grad, {grad.size(1)}, grad.scalar_type());
+  torch::stable::zero_(zeros);
+  return zeros;
+}
+
+// What forward left: its links, and how each layer convolves them.
+std::vector<Planned> read_saved(const std::vector<Layer>& layers, const std::vector<Tensor>& saved,
+                                std::vector<Link>& links, Stream stream) {
+  std::vector<Planned> plans;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const Layer& layer = layers[i];
+    plans.push_back(plan_layer(layer, links, static_cast<int64_t>(i)));
+    if (i + 1 == layers.size()) break;
+    const Tensor* s = &saved[4 * i];
+    ChannelVectors vectors(s[0], s[0].size(1));
+    vectors.mean = s[2], vectors.var = s[3];
+    const BatchNormTensors<float> norm(s[0], layer.bn);
+    affine_of(s[0].size(1), static_cast<const double*>(s[2].const_data_ptr()),
+              static_cast<const double*>(s[3].const_data_ptr()), norm.view(),
+              vectors.affine<float>(), stream);
+    links.push_back({s[0], s[1], vectors, plans[i].shape, layer.relu,
+                     layer.resample == Resample::kUpsample2});
+  }
+  return plans;
+}
+
+// [grad_x, and of each layer: weight, bias, bn_weight, bn_bias]; empty where there is none.
+std::vector<Tensor> chain_backward(const Tensor& grad_y, const Tensor& x,
+                                   const std::vector<Tensor>& parameters,
+                                   const std::vector<Tensor>& saved, const Ints& numbers,
+                                   const std::vector<double>& eps, bool needs_x) {
+  const std::vector<Layer> layers = read_layers(parameters, numbers, eps);
+  const auto count = static_cast<int64_t>(layers.size());
+  const OnDevice device(x);
+  std::vector<Link> links{{dense(x, true), nothing(x), {}}};
+  const std::vector<Planned> plans = read_saved(layers, saved, links, device.stream());
+  std::vector<LinkGradient> gradients(links.size());
+  for (int64_t i = count - 1; i >= 0; --i) {
+    for (int64_t from : {layers[i].main, layers[i].skip}) {
+      if (from >= 0) gradients[from].needed = from > 0 || needs_x, gradients[from].last_reader = i;
+    }
+  }
+  std::vector<Tensor> results(1 + 4 * count, nothing(x));
+  for (int64_t i = count - 1; i >= 0; --i) {
+    dispatch_own(x, [&](auto zero) {
+      using T = decltype(zero);
+      BlockGradients g{dense(grad_y, true), nothing(x), nothing(x)};
+      if (layers[i].has_bn)
+        g = norm_gradient<T>(layers[i], links[i + 1], gradients[i + 1], device.stream());
+      if (i + 1 < count) gradients[i + 1].map.reset();  // its last use
+      results[1 + 4 * i] = run_weight_gradient<T>(plans[i].own, g.conv, device.stream());
+      results[2 + 4 * i] = bias_gradient(layers[i], g.conv);
+      results[3 + 4 * i] = g.bn_weight, results[4 + 4 * i] = g.bn_bias;
+      data_gradient<T>(layers[i], plans[i].own, i, links, gradients, g.conv, device.stream());
+      return true;
+    });
+  }
+  if (needs_x) results[0] = *gradients[0].map;
+  return results;
+}
+
+}  // namespace
+}  // namespace colorseg::cuda
+
+STABLE_TORCH_LIBRARY_IMPL(colorseg, COLORSEG_CUDA_KEY, m) {
+  m.impl("chain", TORCH_BOX(&colorseg::cuda::chain));
+  m.impl("chain_backward", TORCH_BOX(&colorseg::cuda::chain_backward));
+}

@@ -1,0 +1,145 @@
+// What own convolutions share: a tile of the input in shared memory, with what comes in front of
+// the convolution done on the way, and fragments of tensor core products.
+#pragma once
+#include "convolve.h"
+#include "number.cuh"
+#include "reduce.cuh"
+
+namespace colorseg::cuda {
+
+constexpr int kStepBytes = 32;  // of a position's channels that one product adds up
+
+// 16 bytes, as they are loaded and stored.
+template <typename T>
+struct alignas(16) Vector {
+  static constexpr int kCount = 16 / sizeof(T);
+  T values[kCount];
+};
+
+// Rows of 16-byte vectors, one for each pixel of a tile.  An odd number of vectors keeps rows that
+// are read together in different banks.
+template <typename T>
+__host__ __device__ int pixel_bytes(const Channels& channels) {
+  const int bytes = channels.padded * static_cast<int>(sizeof(T));
+  return (bytes + kStepBytes - 1) / kStepBytes * kStepBytes + 16;
+}
+
+// Pixels of the input that a tile needs, in each image.
+__host__ __device__ inline int tile_rows(const ConvTaps& t, const Tiling& g) {
+  return t.in_step * ((1 << g.log_rows) - 1) + t.height;
+}
+__host__ __device__ inline int tile_columns(const ConvTaps& t, const Tiling& g) {
+  return t.in_step * ((1 << g.log_columns) - 1) + t.width;
+}
+
+// The first position of a tile.
+struct Place {
+  int64_t image;
+  int row, column;
+};
+__device__ inline Place place_of(const Tiling& g, int tile) {
+  const int line = tile / g.column_tiles, group = line / g.row_tiles;
+  return {int64_t(group) << g.log_images, (line - group * g.row_tiles) << g.log_rows,
+          (tile - line * g.column_tiles) << g.log_columns};
+}
+
+// Position m of a tile.
+struct Position {
+  int image, row, column;
+};
+__device__ inline Position position_of(const Tiling& g, int m) {
+  return {m >> (g.log_rows + g.log_columns), (m >> g.log_columns) & ((1 << g.log_rows) - 1),
+          m & ((1 << g.log_columns) - 1)};
+}
+
+// A rectangle of pixels of some images, which may reach beyond them.
+struct Window {
+  int64_t image, images;
+  int first_row, first_column, count, rows, columns;  // count: of images
+  int height, width;                                  // of a whole image
+};
+
+// A pixel of a window, and how far the next one is.
+struct Cursor {
+  int image, row, column;
+  __device__ Cursor(const Window& w, int pixel) {
+    const int line = pixel / w.columns;
+    column = pixel - line * w.columns, image = line / w.rows, row = line - image * w.rows;
+  }
+  __device__ void advance(const Window& w, const Cursor& by) {
+    image += by.image, row += by.row, column += by.column;
+    if (column >= w.columns) column -= w.columns, ++row;
+    if (row >= w.rows) row -= w.rows, ++image;
+  }
+};
+
+template <typename T>
+__device__ Vector<T> load_vector(const T* from, int valid, bool aligned) {
+  if (valid > 0 && aligned) return *reinterpret_cast<const Vector<T>*>(from);
+  Vector<T> v;
+  for (int i = 0; i < Vector<T>::kCount; ++i)
+    v.values[i] = i < valid ? from[i] : narrow<T>(Arithmetic<T>(0));
+  return v;
+}
+
+// Float32 for tf32 products, rounded if kTf32.
+template <typename T, bool kTf32>
+__device__ T rounded(float x) {
+  if constexpr (kTf32) return to_tf32(x);
+  return narrow<T>(x);
+}
+
+// Copies a window to shared memory, pixel after pixel, zeros where there is none.  A thread keeps
+// its channels.
+template <typename T, bool kTf32>
+__device__ void load_window(const Window& w, const Channels& channels, const ConvSource<T>& first,
+                            const ConvSource<T>& second, int row_bytes, unsigned char* to) {
+  constexpr int kVector = Vector<T>::kCount, kUnroll = 4;
+  const int vectors = (row_bytes - 16) / 16, step = static_cast<int>(blockDim.x) / vectors;
+  const int thread = static_cast<int>(threadIdx.x), place = thread % vectors * kVector;
+  if (thread >= step * vectors) return;
+  const int which = channels.which(place), channel = place - which * channels.begin;
+  const int count = channels.counts[which], left = count - channel;
+  const int valid = left < 0 ? 0 : left < kVector ? left : kVector;
+  const bool aligned = count % kVector == 0;  // whole vectors, then
+  const T* x = which ? second.x : first.x;
+  const ChannelAffine<float>* affines = which ? second.affine : first.affine;
+  const bool relu = which ? second.relu : first.relu, plain = !affines && !relu && !kTf32;
+  ChannelAffine<float> affine[kVector];
+#pragma unroll
+  for (int i = 0; i < kVector; ++i)
+    affine[i] = affines && i < valid ? affines[channel + i] : ChannelAffine<float>{0, 1, 0};
+  const int pixels = w.count * w.rows * w.columns;
+  const Cursor by(w, step);
+  Cursor at(w, thread / vectors);
+  for (int pixel = thread / vectors; pixel < pixels; pixel += step * kUnroll) {
+    Vector<T> loaded[kUnroll];
+    bool inside[kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const int64_t image = w.image + at.image;
+      const int row = w.first_row + at.row, column = w.first_column + at.column;
+      inside[u] = image < w.images && row >= 0 && row < w.height && column >= 0 &&
+                  column < w.width && pixel + u * step < pixels && valid > 0;
+      if (inside[u])
+        loaded[u] = load_vector(x + ((image * w.height + row) * w.width + column) * count + channel,
+                                valid, aligned);
+      at.advance(w, by);
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      if (pixel + u * step >= pixels) break;
+      Vector<T>& v = loaded[u];
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) {
+        if (plain && inside[u]) break;
+        float value = (widen(v.values[i]) - affine[i].center) * affine[i].scale + affine[i].offset;
+        if (relu && value < 0) value = 0;
+        v.values[i] = rounded<T, kTf32>(inside[u] && i < valid ? value : 0.0f);
+      }
+      *reinterpret_cast<Vector<T>*>(to + (pixel + u * step) * row_bytes + place * sizeof(T)) = v;
+    }
+  }
+}
+
+}  // namespace colorseg::cuda

@@ -1,0 +1,123 @@
+#include "own_convolution.h"
+
+#include "../precision.h"
+
+namespace colorseg::cuda {
+namespace {
+
+constexpr int64_t kMostSize = int64_t(1) << 24;  // of an axis: kernels number pixels in 32 bits
+
+template <typename T>
+ConvSource<T> source_of(const ConvInput& input) {
+  return {static_cast<const T*>(input.map.const_data_ptr()),
+          pointer<ChannelAffine<float>>(input.affines), input.relu};
+}
+
+// Of maps of (channels, height, width) to others.
+template <typename T>
+std::optional<Convolution<T>> planned(const std::optional<ConvTaps>& taps, int64_t n,
+                                      const Channels& in, int64_t in_height, int64_t in_width,
+                                      const Channels& out, int64_t out_height, int64_t out_width) {
+  if (!taps || std::max({in_height, in_width, out_height, out_width}) > kMostSize) return {};
+  Convolution<T> p = {};
+  p.taps = *taps, p.n = n, p.in = in, p.out = out;
+  p.in_height = static_cast<int>(in_height), p.in_width = static_cast<int>(in_width);
+  p.out_height = static_cast<int>(out_height), p.out_width = static_cast<int>(out_width);
+  if (!plan(p, !allows_tf32())) return {};
+  return p;
+}
+
+template <typename T>
+WeightGradient<T> weight_plan(const OwnConvolution& own, Convolution<T> p, const Tensor& grad) {
+  return {p, static_cast<const T*>(grad.const_data_ptr()),
+          static_cast<int>(own.weight.size(2) * own.weight.size(3))};
+}
+
+int channels(const Tensor& map) { return static_cast<int>(map.size(1)); }
+
+}  // namespace
+
+WeightStrides weight_strides(const OwnConvolution& own) {
+  const int64_t taps = own.weight.size(2) * own.weight.size(3), inner = own.weight.size(1) * taps;
+  return own.options.transposed ? WeightStrides{inner, taps} : WeightStrides{taps, inner};
+}
+
+template <typename T>
+std::optional<Convolution<T>> forward_plan(const OwnConvolution& own) {
+  const Tensor& map = own.main.map;
+  const Channels in = channels_of<T>(channels(map), own.skip ? channels(own.skip->map) : 0);
+  const ConvShape& s = own.shape;
+  auto p = planned<T>(
+      forward_taps(own.options, own.weight.size(2), own.weight.size(3), own.upsampled), s.n, in,
+      map.size(2), map.size(3), channels_of<T>(static_cast<int>(s.out_channels), 0), s.out_height,
+      s.out_width);
+  if (!p) return p;
+  p->sources[0] = source_of<T>(own.main);
+  if (own.skip) p->sources[1] = source_of<T>(*own.skip);
+  return p;
+}
+
+template <typename T>
+std::optional<Convolution<T>> gradient_plan(const OwnConvolution& own, const Tensor& grad,
+                                            bool skip) {
+  const Tensor& map = own.main.map;
+  auto p = planned<T>(
+      gradient_taps(own.options, own.weight.size(2), own.weight.size(3), own.upsampled),
+      own.shape.n, channels_of<T>(channels(grad), 0), grad.size(2), grad.size(3),
+      channels_of<T>(channels(map), skip ? channels(own.skip->map) : 0), map.size(2), map.size(3));
+  if (p) p->sources[0] = source_of<T>({grad, {}, false});
+  return p;
+}
+
+template <typename T>
+void run_convolution(Convolution<T>& p, const Tensor& weight, WeightStrides strides,
+                     Stream stream) {
+  const bool strict = !allows_tf32();
+  const Tensor packed = new_tensor(weight, {packed_size(p, strict)}, ScalarType::Float);
+  p.weight = packed.const_data_ptr();
+  pack_weight(p, strict, static_cast<const T*>(weight.const_data_ptr()), strides.k, strides.n,
+              packed.mutable_data_ptr(), stream);
+  convolve(p, strict, stream);
+}
+
+template <typename T>
+Tensor run_weight_gradient(const OwnConvolution& own, const Tensor& grad, Stream stream) {
+  WeightGradient<T> w = weight_plan(own, *forward_plan<T>(own), grad);
+  STD_TORCH_CHECK(plan(w), "no kernel for the gradient of a weight ", shape_of(own.weight));
+  const Tensor result = new_tensor(own.weight, sizes_of(own.weight), own.weight.scalar_type());
+  const Tensor partial = new_tensor(own.weight, {partial_size(w)}, ScalarType::Float);
+  const WeightStrides strides = weight_strides(own);
+  weight_gradient(w, !allows_tf32(), strides.k, strides.n, pointer<float>(partial),
+                  pointer<T>(result), stream);
+  return result;
+}
+
+bool has_own_kernels(const OwnConvolution& own) {
+  return dispatch_own(own.main.map, [&](auto zero) {
+    using T = decltype(zero);
+    const auto forward = forward_plan<T>(own);
+    if (!forward) return false;
+    const ConvShape& s = own.shape;
+    const Tensor& map = own.main.map;
+    const int skip = own.skip ? channels(own.skip->map) : 0;
+    WeightGradient<T> w{*forward, nullptr, 0};
+    return plan(w) &&
+           planned<T>(gradient_taps(own.options, own.weight.size(2), own.weight.size(3),
+                                    own.upsampled),
+                      s.n, channels_of<T>(static_cast<int>(s.out_channels), 0), s.out_height,
+                      s.out_width, channels_of<T>(channels(map), skip), map.size(2), map.size(3))
+               .has_value();
+  });
+}
+
+#define COLORSEG_INSTANTIATE(T)                                                                    \
+  template std::optional<Convolution<T>> forward_plan<T>(const OwnConvolution&);                   \
+  template std::optional<Convolution<T>> gradient_plan<T>(const OwnConvolution&, const Tensor&,    \
+                                                          bool);                                   \
+  template void run_convolution(Convolution<T>&, const Tensor&, WeightStrides, Stream);            \
+  template Tensor run_weight_gradient<T>(const OwnConvolution&, const Tensor&, Stream);
+COLORSEG_INSTANTIATE(float)
+COLORSEG_INSTANTIATE(__half)
+COLORSEG_INSTANTIATE(__nv_bfloat16)
+
+}  // namespace colorseg::cuda

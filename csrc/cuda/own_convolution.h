@@ -1,0 +1,67 @@
+// The library's own convolutions on tensors in channels_last.
+#pragma once
+#include "../conv_bn_relu.h"
+#include "channels.h"
+#include "conv_taps.h"
+
+namespace colorseg::cuda {
+
+// A map, and what is still to be done to it on the way into a convolution.
+struct ConvInput {
+  Tensor map;
+  OptionalTensor affines;  // ChannelAffine<float> [channels]
+  bool relu = false;
+};
+
+struct OwnConvolution {
+  ConvInput main;
+  std::optional<ConvInput> skip;
+  bool upsampled;  // main, as it is read
+  Tensor weight;   // contiguous
+  ConvOptions options;
+  ConvShape shape;
+};
+
+// How a weight is laid out: channel k of the input, n of the result and a tap are at
+// k * k_stride + n * n_stride + tap.
+struct WeightStrides {
+  int64_t k, n;
+};
+WeightStrides weight_strides(const OwnConvolution& own);
+
+// Calls body(T()) with the element type of a map that there are kernels for; false without them.
+template <typename Body>
+bool dispatch_own(const Tensor& x, const Body& body) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float:
+      return body(float());
+    case ScalarType::Half:
+      return body(__half());
+    case ScalarType::BFloat16:
+      return body(__nv_bfloat16());
+    default:
+      return false;
+  }
+}
+
+// The convolution, where there is a kernel for it; targets and bias are left to the caller.
+template <typename T>
+std::optional<Convolution<T>> forward_plan(const OwnConvolution& own);
+
+// That of the gradients of main and, if `skip`, of the skip; grad is that of the result.
+template <typename T>
+std::optional<Convolution<T>> gradient_plan(const OwnConvolution& own, const Tensor& grad,
+                                            bool skip);
+
+// p, with its weight packed first.
+template <typename T>
+void run_convolution(Convolution<T>& p, const Tensor& weight, WeightStrides strides, Stream stream);
+
+// The gradient of the weight.  grad is that of the result.
+template <typename T>
+Tensor run_weight_gradient(const OwnConvolution& own, const Tensor& grad, Stream stream);
+
+// Whether there are kernels for the convolution and all of its gradients.
+bool has_own_kernels(const OwnConvolution& own);
+
+}  // namespace colorseg::cuda
