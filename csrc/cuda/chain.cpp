@@ -3,7 +3,7 @@
 // gradient finds the sums that batch norm's gradient needs on its way out.
 #include "../chain.h"
 
-#include "own_convolution.h"
+#include "own_block.h"
 
 namespace colorseg::cuda {
 namespace {
@@ -23,8 +23,8 @@ struct Link {
 OwnConvolution own_of(const Layer& layer, const std::vector<Link>& links, const ConvShape& shape) {
   std::optional<ConvInput> skip;
   if (layer.skip >= 0) skip = links[layer.skip].input();
-  return {links[layer.main].input(), skip, links[layer.main].upsample, dense(layer.weight, false),
-          layer.options, shape};
+  return {links[layer.main].input(),  skip,          links[layer.main].upsample,
+          dense(layer.weight, false), layer.options, shape};
 }
 
 struct Planned {
@@ -48,72 +48,6 @@ Planned plan_layer(const Layer& layer, const std::vector<Link>& links, int64_t i
   return {std::move(own), shape};
 }
 
-Pool pool_of(const BlockShape& s) {
-  return {s.conv.n,     s.conv.out_channels, s.height, s.width,
-          s.conv.out_width, s.conv.out_height * s.conv.out_width, true};
-}
-
-Tensor channels_last_map(const Tensor& like, const ConvShape& s, int64_t height, int64_t width) {
-  return new_tensor(like, {s.n, s.out_channels, height, width}, like.scalar_type(), true);
-}
-
-// The convolution's result goes to y; returns parts of its moments, if they are wanted.
-template <typename T>
-Tensor convolve_to(const Layer& layer, const Planned& planned, const Tensor& y,
-                   const OptionalTensor& argmax, bool counted, Stream stream) {
-  Convolution<T> p = *forward_plan<T>(planned.own);
-  const Tensor parts =
-      new_tensor(y, {counted ? p.tiling.blocks : 0, y.size(1), 3}, ScalarType::Double);
-  p.bias = pointer<T>(layer.bias);
-  p.pool = argmax.has_value();
-  if (argmax) p.codes = pointer<uint8_t>(*argmax);
-  p.targets[0].y = pointer<T>(y);
-  p.targets[0].moments = pointer<Moments>(parts);
-  run_convolution(p, planned.own.weight, weight_strides(planned.own), stream);
-  return parts;
-}
-
-// A layer's map in front of batch norm, and the batch's statistics of it.
-template <typename T>
-Link block_forward(const Layer& layer, const Planned& planned, Stream stream) {
-  const BlockShape& s = planned.shape;
-  const Tensor& x = planned.own.main.map;
-  const int64_t channels = s.conv.out_channels;
-  const bool pool = layer.resample == Resample::kMaxPool2;
-  const bool counted = layer.bn.batch_statistics && s.normalized() > 0;
-  Link link{channels_last_map(x, s.conv, s.height, s.width),
-            new_tensor(x, {pool ? pool_of(s).bytes() : 0}, ScalarType::Byte),
-            ChannelVectors(x, channels), s, layer.relu,
-            layer.resample == Resample::kUpsample2};
-  Tensor parts = nothing(x);
-  if (pool && channels % 4 != 0) {  // bytes of the argmax are shared between pixels
-    const Tensor full = channels_last_map(x, s.conv, s.conv.out_height, s.conv.out_width);
-    convolve_to<T>(layer, planned, full, {}, false, stream);
-    max_pool(pool_of(s), static_cast<const T*>(pointer<T>(full)), pointer<T>(link.map),
-             pointer<uint8_t>(link.argmax), stream);
-    const PixelMap map = channel_map(link.map, true);
-    parts = new_tensor(x, {counted ? channel_chunks(map) : 0, channels, 3}, ScalarType::Double);
-    if (counted)
-      add_moments(map, static_cast<const T*>(pointer<T>(link.map)), pointer<Moments>(parts), stream);
-  } else {
-    parts = convolve_to<T>(layer, planned, link.map,
-                           pool ? OptionalTensor(link.argmax) : OptionalTensor(), counted, stream);
-  }
-  const BatchNormTensors<float> norm(x, layer.bn);
-  finish_moments(channels, static_cast<const Moments*>(pointer<Moments>(parts)), parts.size(0),
-                 norm.view(), pointer<double>(link.vectors->mean),
-                 pointer<double>(link.vectors->var), link.vectors->affine<float>(), stream);
-  return link;
-}
-
-template <typename T>
-Tensor last_forward(const Layer& layer, const Planned& planned, Stream stream) {
-  const ConvShape& s = planned.shape.conv;
-  const Tensor y = channels_last_map(planned.own.main.map, s, s.out_height, s.out_width);
-  convolve_to<T>(layer, planned, y, {}, false, stream);
-  return y;
-}
-
 // [y], and of each layer with batch norm: its input, argmax, mean and variance.
 std::vector<Tensor> chain(const Tensor& x, const std::vector<Tensor>& parameters,
                           const Ints& numbers, const std::vector<double>& eps) {
@@ -127,18 +61,15 @@ std::vector<Tensor> chain(const Tensor& x, const std::vector<Tensor>& parameters
     const bool last = i + 1 == layers.size();
     STD_TORCH_CHECK(layer.has_bn != last,
                     "the last layer of a chain, and no other, is a convolution without batch norm");
-    dispatch_own(x, [&](auto zero) {
-      using T = decltype(zero);
-      if (last)
-        results[0] = last_forward<T>(layer, planned, device.stream());
-      else
-        links.push_back(block_forward<T>(layer, planned, device.stream()));
-      return true;
-    });
-    if (last) break;
+    if (last) {
+      results[0] = own_conv2d(planned.own, layer.bias);
+      break;
+    }
+    const BlockMap map = own_block_map(planned.own, planned.shape, layer.bias, layer.bn);
+    links.push_back({map.map, map.argmax, map.vectors, planned.shape, layer.relu,
+                     layer.resample == Resample::kUpsample2});
     const Link& link = links.back();
-    results.insert(results.end(),
-                   {link.map, link.argmax, link.vectors->mean, link.vectors->var});
+    results.insert(results.end(), {link.map, link.argmax, link.vectors->mean, link.vectors->var});
   }
   return results;
 }
@@ -181,10 +112,8 @@ void data_gradient(const Layer& layer, const OwnConvolution& own, int64_t index,
   p.targets[0] = target_of<T>(links[layer.main], main ? gradients[layer.main] : unused, index,
                               p.tiling.blocks);
   if (skip)
-    p.targets[1] =
-        target_of<T>(links[layer.skip], gradients[layer.skip], index, p.tiling.blocks);
-  const WeightStrides forward = weight_strides(own);
-  run_convolution(p, own.weight, {forward.n, forward.k}, stream);
+    p.targets[1] = target_of<T>(links[layer.skip], gradients[layer.skip], index, p.tiling.blocks);
+  run_convolution(p, own.weight, gradient_strides(own), stream);
 }
 
 struct BlockGradients {
@@ -204,8 +133,9 @@ BlockGradients norm_gradient(const Layer& layer, const Link& link, const LinkGra
   const Tensor out = new_tensor(link.map, {channels, 3}, ScalarType::Float);
   auto* affine = link.vectors->affine<float>();
   finish_gradients(channels, static_cast<const GradientSums*>(gradient.parts->const_data_ptr()),
-                   gradient.parts_count, static_cast<const double*>(pointer<double>(link.vectors->var)),
-                   layer.bn.eps, double(s.normalized()), layer.bn.batch_statistics,
+                   gradient.parts_count,
+                   static_cast<const double*>(pointer<double>(link.vectors->var)), layer.bn.eps,
+                   double(s.normalized()), layer.bn.batch_statistics,
                    static_cast<const ChannelAffine<float>*>(affine), pointer<float>(weight),
                    pointer<float>(bias), pointer<ChannelAffine<float>>(out), stream);
   const Tensor grad = new_tensor(link.map, sizes_of(link.map), link.map.scalar_type(), true);
@@ -217,12 +147,8 @@ BlockGradients norm_gradient(const Layer& layer, const Link& link, const LinkGra
   BlockGradients g{grad, nothing(grad), nothing(grad)};
   if (layer.bn.weight) g.bn_weight = in_dtype(weight, layer.bn.weight->scalar_type());
   if (layer.bn.bias) g.bn_bias = in_dtype(bias, layer.bn.bias->scalar_type());
-  if (layer.resample != Resample::kMaxPool2) return g;
-  g.conv = channels_last_map(grad, s.conv, s.conv.out_height, s.conv.out_width);
-  if (s.conv.out_height % 2 || s.conv.out_width % 2) torch::stable::zero_(g.conv);
-  max_pool_backward(pool_of(s), static_cast<const T*>(pointer<T>(grad)),
-                    static_cast<const uint8_t*>(pointer<uint8_t>(link.argmax)), pointer<T>(g.conv),
-                    stream);
+  if (layer.resample == Resample::kMaxPool2)
+    g.conv = max_pooled_backward(grad, link.argmax, s, true);
   return g;
 }
 
@@ -250,8 +176,8 @@ std::vector<Planned> read_saved(const std::vector<Layer>& layers, const std::vec
     affine_of(s[0].size(1), static_cast<const double*>(s[2].const_data_ptr()),
               static_cast<const double*>(s[3].const_data_ptr()), norm.view(),
               vectors.affine<float>(), stream);
-    links.push_back({s[0], s[1], vectors, plans[i].shape, layer.relu,
-                     layer.resample == Resample::kUpsample2});
+    links.push_back(
+        {s[0], s[1], vectors, plans[i].shape, layer.relu, layer.resample == Resample::kUpsample2});
   }
   return plans;
 }
@@ -272,7 +198,8 @@ std::vector<Tensor> chain_backward(const Tensor& grad_y, const Tensor& x,
       if (from >= 0) gradients[from].needed = from > 0 || needs_x, gradients[from].last_reader = i;
     }
   }
-  std::vector<Tensor> results(1 + 4 * count, nothing(x));
+  std::vector<Tensor> results;
+  for (int64_t i = 0; i < 1 + 4 * count; ++i) results.push_back(nothing(x));
   for (int64_t i = count - 1; i >= 0; --i) {
     dispatch_own(x, [&](auto zero) {
       using T = decltype(zero);

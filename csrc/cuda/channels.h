@@ -48,6 +48,24 @@ struct ChannelVectors {
   }
 };
 
+// Those of a prologue, a batch norm of mean 0 and variance 1.
+ChannelVectors prologue_vectors(const Tensor& x, const Prologue& prologue);
+
+// Moments of the channels of a dense map, in parts.
+Tensor moments(const Tensor& map, bool channels_last);
+
+// Mean and variance from such parts, or the running ones if there are none.
+ChannelVectors finished_moments(const Tensor& map, const Tensor& parts, const BatchNormOptions& bn);
+
+// A 2x2 max-pool of the dense result of a convolution, and where it found the maxima.
+struct Pooled {
+  Tensor map, argmax;
+};
+Pool pool_of(const BlockShape& s, bool channels_last);
+Pooled max_pooled(const Tensor& full, const BlockShape& s, bool channels_last);
+Tensor max_pooled_backward(const Tensor& grad, const Tensor& argmax, const BlockShape& s,
+                           bool channels_last);
+
 // relu(affine(x) + residual), replicated 2x2 with `upsample`; x is dense.
 Tensor normalized(const Tensor& x, const ChannelVectors& v, bool relu,
                   const OptionalTensor& residual, bool upsample, bool channels_last);

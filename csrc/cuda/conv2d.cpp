@@ -1,6 +1,6 @@
 #include "conv2d.h"
 
-#include "channels.h"
+#include "own_block.h"
 
 namespace colorseg::cuda {
 namespace {
@@ -12,21 +12,6 @@ Tensor joined(const Tensor& left, const Tensor& right, bool channels_last) {
   std::array<StableIValue, 2> stack{from(std::vector<Tensor>{left, right}), from(int64_t(1))};
   check_torch(torch_call_dispatcher("aten::cat", "", stack.data(), TORCH_ABI_VERSION), "aten::cat");
   return dense(to<Tensor>(stack[0]), channels_last);
-}
-
-// A prologue is a batch norm of mean 0 and variance 1.
-ChannelVectors prologue_vectors(const Tensor& x, const Prologue& prologue) {
-  ChannelVectors v(x, x.size(1));
-  torch::stable::zero_(v.mean);
-  torch::stable::fill_(v.var, 1.0);
-  dispatch_element(x, "conv2d", [&](auto zero) {
-    using A = ArithmeticType<decltype(zero)>;
-    const BatchNormTensors<A> bn(x, {prologue.scale, prologue.shift, {}, {}, false, 0});
-    const OnDevice device(x);
-    affine_of(x.size(1), pointer<double>(v.mean), pointer<double>(v.var), bn.view(), v.affine<A>(),
-              device.stream());
-  });
-  return v;
 }
 
 Tensor with_prologue(const Tensor& x_, const Prologue& prologue, bool channels_last) {
@@ -57,24 +42,40 @@ Tensor convolution(const Tensor& input_, const Tensor& weight_, const OptionalTe
   return dense(to<Tensor>(stack[0]), channels_last);
 }
 
-ConvGradients convolution_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight,
-                                   const OptionalTensor& skip, const Prologue& prologue,
-                                   const ConvOptions& o, Needs needs, bool channels_last) {
+namespace {
+
+// Gradients of the two inputs of a convolution that ATen does, joined as they are.
+ConvGradients aten_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight,
+                            const OptionalTensor& skip, const Prologue& prologue,
+                            const ConvOptions& o, Needs needs, bool channels_last) {
   ConvGradients g{nothing(x), nothing(x), nothing(x), nothing(x), nothing(x), nothing(x)};
   std::tie(g.x, g.weight, g.bias) = std::tuple_cat(
-      aten_gradients(dense(grad_y, channels_last), conv_input(x, skip, prologue, channels_last),
-                     weight, o, {needs.x || needs.skip, needs.weight, needs.bias}, channels_last));
+      aten_gradients(grad_y, conv_input(x, skip, prologue, channels_last), weight, o,
+                     {needs.x || needs.skip, needs.weight, needs.bias}, channels_last));
   if (skip) {
     const Tensor both = g.x;
     g.x = needs.x ? channel_slice(both, 0, x.size(1)) : nothing(x);
     if (needs.skip) g.skip = channel_slice(both, x.size(1), skip->size(1));
   }
+  return g;
+}
+
+}  // namespace
+
+ConvGradients convolution_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight,
+                                   const OptionalTensor& skip, const Prologue& prologue,
+                                   const ConvOptions& o, Needs needs, bool channels_last) {
+  const Tensor grad = dense(grad_y, channels_last);
+  const auto own = own_convolution(x, weight, skip, prologue, o);
+  ConvGradients g = own ? own_conv2d_backward(*own, grad, needs)
+                        : aten_backward(grad, x, weight, skip, prologue, o, needs, channels_last);
   if (!needs.x || !prologue.any()) return g;
   const Tensor dense_x = dense(x, channels_last);
   const ChannelVectors v = prologue_vectors(dense_x, prologue);
+  const bool upsampled = prologue.upsample && !own;  // own ones give the gradient of a small pixel
   const NormalizedGradients n =
-      normalized_backward(dense(g.x, channels_last), dense_x, v, 0, prologue.relu,
-                          prologue.upsample, false, prologue.scale, prologue.shift, channels_last);
+      normalized_backward(dense(g.x, channels_last), dense_x, v, 0, prologue.relu, upsampled, false,
+                          prologue.scale, prologue.shift, channels_last);
   g.x = n.x;
   if (prologue.scale) g.in_scale = n.weight, g.in_shift = n.bias;
   return g;
@@ -91,6 +92,7 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
   const Prologue prologue{in_scale, in_shift, in_relu, in_upsample};
   check_conv2d(x, weight, bias, skip, prologue, o);
   const OnDevice device(x);
+  if (const auto own = own_convolution(x, weight, skip, prologue, o)) return own_conv2d(*own, bias);
   const bool channels_last = is_channels_last(x);
   return convolution(conv_input(x, skip, prologue, channels_last), weight, bias, o, channels_last);
 }

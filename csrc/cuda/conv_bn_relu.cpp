@@ -1,20 +1,24 @@
-// conv -> resample -> batch norm [-> + residual] -> ReLU, in sweeps over the result of ATen's
-// convolution.
-#include "channels.h"
+// conv -> resample -> batch norm [-> + residual] -> ReLU: the library's own convolution, with the
+// max-pool and the statistics, or ATen's and sweeps over its result; then one sweep for the rest.
 #include "conv2d.h"
+#include "own_block.h"
 
 namespace colorseg::cuda {
 namespace {
 
-Pool pool_of(const BlockShape& s, bool channels_last) {
-  return {s.conv.n,     s.conv.out_channels, s.height,
-          s.width,      s.conv.out_width,    s.conv.out_height * s.conv.out_width,
-          channels_last};
+// The map of a block whose convolution ATen does.
+BlockMap aten_block_map(const Tensor& full, const BlockShape& s, const BatchNormOptions& bn,
+                        bool channels_last) {
+  Pooled z{full, nothing(full)};
+  if (s.resample == Resample::kMaxPool2) z = max_pooled(full, s, channels_last);
+  const bool counted = bn.batch_statistics && s.normalized() > 0;
+  const Tensor parts = counted ? moments(z.map, channels_last) : nothing(z.map);
+  return {z.map, z.argmax, finished_moments(z.map, parts, bn)};
 }
 
 struct Block {
-  Tensor y, z, argmax;  // z: the map that is normalised
-  ChannelVectors vectors;
+  Tensor y;
+  BlockMap map;
 };
 
 Block forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
@@ -22,39 +26,19 @@ Block forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
               const ConvOptions& o, Resample resample, const BatchNormOptions& bn, bool relu) {
   const ConvShape conv = check_conv2d(x, weight, bias, skip, prologue, o);
   const BlockShape s = check_conv_bn_relu(x, conv, resample, bn, residual_);
-  const bool channels_last = is_channels_last(x), pool = resample == Resample::kMaxPool2;
+  const bool channels_last = is_channels_last(x);
   const OnDevice device(x);
-  const Tensor full =
-      convolution(conv_input(x, skip, prologue, channels_last), weight, bias, o, channels_last);
-  const Pool of = pool_of(s, channels_last);
-  Tensor z = full;
-  const Tensor argmax = new_tensor(x, {pool ? of.bytes() : 0}, ScalarType::Byte);
-  if (pool)
-    z = new_tensor(x, {of.n, of.channels, of.height, of.width}, x.scalar_type(), channels_last);
-  const PixelMap map = channel_map(z, channels_last);
-  ChannelVectors vectors(x, map.channels);
-  dispatch_element(x, "conv_bn_relu", [&](auto zero) {
-    using T = decltype(zero);
-    using A = ArithmeticType<T>;
-    if (pool)
-      max_pool(of, static_cast<const T*>(full.const_data_ptr()), pointer<T>(z),
-               pointer<uint8_t>(argmax), device.stream());
-    const BatchNormTensors<A> norm(x, bn);
-    const bool counted = bn.batch_statistics && s.normalized() > 0;
-    const Tensor parts =
-        new_tensor(x, {counted ? channel_chunks(map) : 0, map.channels, 3}, ScalarType::Double);
-    if (counted)
-      add_moments(map, static_cast<const T*>(z.const_data_ptr()), pointer<Moments>(parts),
-                  device.stream());
-    finish_moments(map, static_cast<const Moments*>(pointer<Moments>(parts)), norm.view(),
-                   pointer<double>(vectors.mean), pointer<double>(vectors.var), vectors.affine<A>(),
-                   device.stream());
-  });
+  const auto own = own_convolution(x, weight, skip, prologue, o);
+  const BlockMap map =
+      own ? own_block_map(*own, s, bias, bn)
+          : aten_block_map(convolution(conv_input(x, skip, prologue, channels_last), weight, bias,
+                                       o, channels_last),
+                           s, bn, channels_last);
   OptionalTensor residual;
   if (residual_) residual = dense(*residual_, channels_last);
-  const Tensor y =
-      normalized(z, vectors, relu, residual, resample == Resample::kUpsample2, channels_last);
-  return {y, z, argmax, vectors};
+  return {normalized(map.map, map.vectors, relu, residual, resample == Resample::kUpsample2,
+                     channels_last),
+          map};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_bn_relu(
@@ -68,7 +52,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_bn_relu(
       x, weight, bias, skip, residual, {in_scale, in_shift, in_relu, in_upsample},
       {stride, padding, dilation, groups, transposed, output_padding}, resample_from(resample),
       {bn_weight, bn_bias, running_mean, running_var, training, eps}, relu);
-  return {block.y, block.z, block.argmax, block.vectors.mean, block.vectors.var};
+  const BlockMap& map = block.map;
+  return {block.y, map.map, map.argmax, map.vectors.mean, map.vectors.var};
 }
 
 Tensor conv_bn_relu_inference(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
@@ -101,7 +86,7 @@ conv_bn_relu_backward(const Tensor& grad_y_, const Tensor& x, const Tensor& weig
   const ConvOptions o{stride, padding, dilation, groups, transposed, output_padding};
   const Prologue prologue{in_scale, in_shift, in_relu, in_upsample};
   const Resample resample = resample_from(resample_);
-  const bool channels_last = is_channels_last(x), pool = resample == Resample::kMaxPool2;
+  const bool channels_last = is_channels_last(x);
   const BlockShape s{check_conv2d(x, weight, {}, skip, prologue, o),
                      resample,
                      pre_bn.size(2),
@@ -130,19 +115,8 @@ conv_bn_relu_backward(const Tensor& grad_y_, const Tensor& x, const Tensor& weig
   const NormalizedGradients n = normalized_backward(grad_y, pre_bn, vectors, eps, relu_ && !y,
                                                     resample == Resample::kUpsample2, training,
                                                     bn_weight, bn_bias, channels_last);
-  Tensor grad_z = n.x;
-  if (pool) {
-    const Pool of = pool_of(s, channels_last);
-    grad_z = new_tensor(x, {s.conv.n, s.conv.out_channels, s.conv.out_height, s.conv.out_width},
-                        x.scalar_type(), channels_last);
-    if (s.conv.out_height % 2 || s.conv.out_width % 2) torch::stable::zero_(grad_z);
-    dispatch_element(x, "conv_bn_relu_backward", [&](auto zero) {
-      using T = decltype(zero);
-      max_pool_backward(of, static_cast<const T*>(n.x.const_data_ptr()),
-                        static_cast<const uint8_t*>(argmax.const_data_ptr()), pointer<T>(grad_z),
-                        device.stream());
-    });
-  }
+  const Tensor grad_z =
+      resample == Resample::kMaxPool2 ? max_pooled_backward(n.x, argmax, s, channels_last) : n.x;
   const Needs needs{needs_x, needs_skip, needs_weight, needs_bias && !training};
   ConvGradients conv =
       convolution_backward(grad_z, x, weight, skip, prologue, o, needs, channels_last);

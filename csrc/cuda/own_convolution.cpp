@@ -6,6 +6,8 @@ namespace colorseg::cuda {
 namespace {
 
 constexpr int64_t kMostSize = int64_t(1) << 24;  // of an axis: kernels number pixels in 32 bits
+// Of an input and of a result: beyond, cuDNN's blocks of many channels read less.
+constexpr int64_t kMostChannels = 128;
 
 template <typename T>
 ConvSource<T> source_of(const ConvInput& input) {
@@ -42,15 +44,20 @@ WeightStrides weight_strides(const OwnConvolution& own) {
   return own.options.transposed ? WeightStrides{inner, taps} : WeightStrides{taps, inner};
 }
 
+WeightStrides gradient_strides(const OwnConvolution& own) {
+  const WeightStrides forward = weight_strides(own);
+  return {forward.n, forward.k};
+}
+
 template <typename T>
 std::optional<Convolution<T>> forward_plan(const OwnConvolution& own) {
   const Tensor& map = own.main.map;
   const Channels in = channels_of<T>(channels(map), own.skip ? channels(own.skip->map) : 0);
   const ConvShape& s = own.shape;
-  auto p = planned<T>(
-      forward_taps(own.options, own.weight.size(2), own.weight.size(3), own.upsampled), s.n, in,
-      map.size(2), map.size(3), channels_of<T>(static_cast<int>(s.out_channels), 0), s.out_height,
-      s.out_width);
+  auto p =
+      planned<T>(forward_taps(own.options, own.weight.size(2), own.weight.size(3), own.upsampled),
+                 s.n, in, map.size(2), map.size(3),
+                 channels_of<T>(static_cast<int>(s.out_channels), 0), s.out_height, s.out_width);
   if (!p) return p;
   p->sources[0] = source_of<T>(own.main);
   if (own.skip) p->sources[1] = source_of<T>(*own.skip);
@@ -93,6 +100,8 @@ Tensor run_weight_gradient(const OwnConvolution& own, const Tensor& grad, Stream
 }
 
 bool has_own_kernels(const OwnConvolution& own) {
+  const int64_t in_channels = own.shape.in_channels + own.shape.skip_channels;
+  if (std::max(in_channels, own.shape.out_channels) > kMostChannels) return false;
   return dispatch_own(own.main.map, [&](auto zero) {
     using T = decltype(zero);
     const auto forward = forward_plan<T>(own);
@@ -102,19 +111,19 @@ bool has_own_kernels(const OwnConvolution& own) {
     const int skip = own.skip ? channels(own.skip->map) : 0;
     WeightGradient<T> w{*forward, nullptr, 0};
     return plan(w) &&
-           planned<T>(gradient_taps(own.options, own.weight.size(2), own.weight.size(3),
-                                    own.upsampled),
-                      s.n, channels_of<T>(static_cast<int>(s.out_channels), 0), s.out_height,
-                      s.out_width, channels_of<T>(channels(map), skip), map.size(2), map.size(3))
+           planned<T>(
+               gradient_taps(own.options, own.weight.size(2), own.weight.size(3), own.upsampled),
+               s.n, channels_of<T>(static_cast<int>(s.out_channels), 0), s.out_height, s.out_width,
+               channels_of<T>(channels(map), skip), map.size(2), map.size(3))
                .has_value();
   });
 }
 
-#define COLORSEG_INSTANTIATE(T)                                                                    \
-  template std::optional<Convolution<T>> forward_plan<T>(const OwnConvolution&);                   \
-  template std::optional<Convolution<T>> gradient_plan<T>(const OwnConvolution&, const Tensor&,    \
-                                                          bool);                                   \
-  template void run_convolution(Convolution<T>&, const Tensor&, WeightStrides, Stream);            \
+#define COLORSEG_INSTANTIATE(T)                                                                 \
+  template std::optional<Convolution<T>> forward_plan<T>(const OwnConvolution&);                \
+  template std::optional<Convolution<T>> gradient_plan<T>(const OwnConvolution&, const Tensor&, \
+                                                          bool);                                \
+  template void run_convolution(Convolution<T>&, const Tensor&, WeightStrides, Stream);         \
   template Tensor run_weight_gradient<T>(const OwnConvolution&, const Tensor&, Stream);
 COLORSEG_INSTANTIATE(float)
 COLORSEG_INSTANTIATE(__half)

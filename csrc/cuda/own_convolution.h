@@ -28,6 +28,7 @@ struct WeightStrides {
   int64_t k, n;
 };
 WeightStrides weight_strides(const OwnConvolution& own);
+WeightStrides gradient_strides(const OwnConvolution& own);  // of the data gradient
 
 // Calls body(T()) with the element type of a map that there are kernels for; false without them.
 template <typename Body>

@@ -4,6 +4,7 @@ The operators that come from here then run the CUDA kernels on tensors in host m
 test of theirs is a test of the CUDA kernels.
 """
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -24,11 +25,15 @@ FLAGS = [
 ]  # fmt: skip
 
 
+_loaded: ctypes.CDLL | None = None
+
+
 def sources() -> list[Path]:
     """Kernels, the operators around them with what they share, and the emulation itself."""
     csrc = ROOT / "csrc"
     found = [*csrc.glob("cuda/kernels/*.cu"), *csrc.glob("cuda/*.cpp")]
-    return [*sorted(found), csrc / "aten_convolution.cpp", csrc / "precision.cpp", HERE / "simt.cpp"]
+    shared = [csrc / "aten_convolution.cpp", csrc / "precision.cpp"]
+    return [*sorted(found), *shared, HERE / "controls.cpp", HERE / "simt.cpp"]
 
 
 def build(folder: Path, sanitize: bool) -> Path:
@@ -37,7 +42,7 @@ def build(folder: Path, sanitize: bool) -> Path:
     flags = [*FLAGS, *(f"-I{path}" for path in cpp_extension.include_paths())]
     flags += SANITIZE if sanitize else []
     csrc = ROOT / "csrc"
-    headers = [*csrc.glob("*.h"), *csrc.glob("cuda/**/*.*h"), HERE / "simt.h"]
+    headers = [*csrc.glob("*.h"), *csrc.glob("cuda/**/*.*h"), *HERE.glob("*.h")]
     newest = max(path.stat().st_mtime for path in [*headers, Path(__file__)])
 
     def compile_one(source: Path) -> Path:
@@ -62,7 +67,23 @@ def load(sanitize: bool = False) -> None:
 
     platform = sysconfig.get_platform()
     folder = ROOT / "build" / f"simt-{platform}-{torch.__version__}{'-sanitized' * sanitize}"
-    torch.ops.load_library(str(build(folder, sanitize)))
+    library = build(folder, sanitize)
+    torch.ops.load_library(str(library))
+    global _loaded
+    _loaded = ctypes.CDLL(str(library))
+
+
+def set_allow_tf32(allowed: bool) -> None:
+    """What ``colorseg._C.set_allow_tf32`` is to the kernels of the extension."""
+    assert _loaded is not None
+    _loaded.set_allow_tf32(ctypes.c_bool(allowed))
+
+
+def count_launches() -> int:
+    """How many kernels have run."""
+    assert _loaded is not None
+    _loaded.count_launches.restype = ctypes.c_int64
+    return int(_loaded.count_launches())
 
 
 if __name__ == "__main__":

@@ -207,7 +207,11 @@ const std::byte* gather(unsigned mask, const void* value, size_t size) {
   return warp.result.data();
 }
 
+static int64_t launch_count = 0;
+int64_t launches() { return launch_count; }
+
 void run(dim3 grid, dim3 size, size_t shared_bytes, const std::function<void()>& kernel) {
+  ++launch_count;
   block.grid = grid, block.size = size, block.kernel = &kernel;
   block.threads = size_t(size.x) * size.y * size.z;
   if (block.threads == 0 || block.threads > 1024)

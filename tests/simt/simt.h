@@ -38,6 +38,7 @@ constexpr int kLanes = 32;
 // Runs `kernel` once in every thread of the grid; std::runtime_error where threads wait for others
 // that never come.
 void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel);
+int64_t launches();  // so far
 
 // Of the thread that runs.
 const dim3& thread_index();

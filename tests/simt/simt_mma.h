@@ -40,8 +40,10 @@ double a_of(const std::byte* lanes, int row, int k) {
   Operands o;
   std::memcpy(&o, lanes + (row % 8 * 4 + k % kHalf / kPacked) * sizeof(o), sizeof(o));
   const uint32_t bits = o.a[row / 8 + k / kHalf * 2];
-  if constexpr (kPacked == 1) return std::bit_cast<float>(bits & 0xffffe000u);
-  else return value_of(static_cast<const T*>(nullptr), uint16_t(bits >> 16 * (k % 2)));
+  if constexpr (kPacked == 1)
+    return std::bit_cast<float>(bits & 0xffffe000u);
+  else
+    return value_of(static_cast<const T*>(nullptr), uint16_t(bits >> 16 * (k % 2)));
 }
 template <typename T>
 double b_of(const std::byte* lanes, int k, int column) {
@@ -49,8 +51,10 @@ double b_of(const std::byte* lanes, int k, int column) {
   Operands o;
   std::memcpy(&o, lanes + (column * 4 + k % kHalf / kPacked) * sizeof(o), sizeof(o));
   const uint32_t bits = o.b[k / kHalf];
-  if constexpr (kPacked == 1) return std::bit_cast<float>(bits & 0xffffe000u);
-  else return value_of(static_cast<const T*>(nullptr), uint16_t(bits >> 16 * (k % 2)));
+  if constexpr (kPacked == 1)
+    return std::bit_cast<float>(bits & 0xffffe000u);
+  else
+    return value_of(static_cast<const T*>(nullptr), uint16_t(bits >> 16 * (k % 2)));
 }
 
 }  // namespace simt

@@ -32,12 +32,12 @@ __device__ ChannelAffine<A> affine_of(double mean, double var, const BatchNorm<A
 // A block per channel.
 template <typename A>
 __global__ void __launch_bounds__(kChannelThreads)
-    finish(PixelMap map, const Moments* parts, BatchNorm<A> bn, double* mean, double* var,
+    finish(const Moments* parts, int64_t count, BatchNorm<A> bn, double* mean, double* var,
            ChannelAffine<A>* affine) {
   const int64_t c = blockIdx.x;
   double of_mean, of_var;
   if (parts) {
-    const Moments all = merged_parts(map, c, parts, shared_memory<Moments>());
+    const Moments all = merged_parts(gridDim.x, c, parts, count, shared_memory<Moments>());
     of_mean = all.values[1], of_var = all.values[2] / all.values[0];
   } else {
     of_mean = bn.running_mean ? double(bn.running_mean[c]) : 0.0;
@@ -80,10 +80,10 @@ void add_moments(const PixelMap& map, const T* x, Moments* parts, Stream stream)
 }
 
 template <typename A>
-void finish_moments(const PixelMap& map, const Moments* parts, const BatchNorm<A>& bn, double* mean,
-                    double* var, ChannelAffine<A>* affine, Stream stream) {
-  launch(finish<A>, dim3(static_cast<unsigned>(map.channels)), dim3(kChannelThreads),
-         kRows * sizeof(Moments), stream, map, parts, bn, mean, var, affine);
+void finish_moments(int64_t channels, const Moments* parts, int64_t count, const BatchNorm<A>& bn,
+                    double* mean, double* var, ChannelAffine<A>* affine, Stream stream) {
+  launch(finish<A>, dim3(static_cast<unsigned>(channels)), dim3(kChannelThreads),
+         kRows * sizeof(Moments), stream, parts, count, bn, mean, var, affine);
 }
 
 template <typename A>
@@ -109,10 +109,10 @@ COLORSEG_INSTANTIATE(double)
 COLORSEG_INSTANTIATE(__half)
 COLORSEG_INSTANTIATE(__nv_bfloat16)
 
-#define COLORSEG_INSTANTIATE_ARITHMETIC(A)                                                    \
-  template void finish_moments(const PixelMap&, const Moments*, const BatchNorm<A>&, double*, \
-                               double*, ChannelAffine<A>*, Stream);                           \
-  template void affine_of(int64_t, const double*, const double*, const BatchNorm<A>&,         \
+#define COLORSEG_INSTANTIATE_ARITHMETIC(A)                                                     \
+  template void finish_moments(int64_t, const Moments*, int64_t, const BatchNorm<A>&, double*, \
+                               double*, ChannelAffine<A>*, Stream);                            \
+  template void affine_of(int64_t, const double*, const double*, const BatchNorm<A>&,          \
                           ChannelAffine<A>*, Stream);
 COLORSEG_INSTANTIATE_ARITHMETIC(float)
 COLORSEG_INSTANTIATE_ARITHMETIC(double)

@@ -40,10 +40,11 @@ struct BatchNorm {
 template <typename T>
 void add_moments(const PixelMap& map, const T* x, Moments* parts, Stream);
 
-// mean and var [channels] from parts, or the running ones where parts is null; and the affine.
+// mean and var [channels] from parts [count][channels], or the running ones where parts is null;
+// and the affine.
 template <typename A>
-void finish_moments(const PixelMap& map, const Moments* parts, const BatchNorm<A>&, double* mean,
-                    double* var, ChannelAffine<A>* affine, Stream);
+void finish_moments(int64_t channels, const Moments* parts, int64_t count, const BatchNorm<A>&,
+                    double* mean, double* var, ChannelAffine<A>* affine, Stream);
 
 // The affine alone, of a mean and a variance that are known.
 template <typename A>
@@ -74,31 +75,18 @@ struct NormalizeBackward {
 template <typename T, typename A>
 void add_gradients(const NormalizeBackward<T, A>&, GradientSums* parts, Stream);
 
-// From the sums: gradients of weight and bias (null where not wanted), and `out`, with which the
-// gradient of x is out.scale * g + out.center * (x - center) + out.offset.  count: of values per
-// channel that y has; batch_statistics: the mean and the variance depend on x.
+// From the sums [parts_count][channels]: gradients of weight and bias (null where not wanted), and
+// `out`, with which the gradient of x is out.scale * g + out.center * (x - center) + out.offset.
+// values: of a channel of y; batch_statistics: the mean and the variance depend on x.
 template <typename A>
-void finish_gradients(const PixelMap& map, const GradientSums* parts, const double* var, double eps,
-                      double count, bool batch_statistics, const ChannelAffine<A>* affine,
-                      A* grad_weight, A* grad_bias, ChannelAffine<A>* out, Stream);
+void finish_gradients(int64_t channels, const GradientSums* parts, int64_t parts_count,
+                      const double* var, double eps, double values, bool batch_statistics,
+                      const ChannelAffine<A>* affine, A* grad_weight, A* grad_bias,
+                      ChannelAffine<A>* out, Stream);
 
 template <typename T, typename A>
 void apply_gradients(const NormalizeBackward<T, A>&, const ChannelAffine<A>* out, T* grad_x,
                      Stream);
-
-// SHIM
-template <typename A>
-void finish_moments(int64_t channels, const Moments* parts, int64_t count, const BatchNorm<A>& bn,
-                    double* mean, double* var, ChannelAffine<A>* affine, Stream stream) {
-  finish_moments(PixelMap{1, channels, count * kChannelChunk, true}, parts, bn, mean, var, affine, stream);
-}
-template <typename A>
-void finish_gradients(int64_t channels, const GradientSums* parts, int64_t parts_count, const double* var, double eps,
-                      double count, bool batch_statistics, const ChannelAffine<A>* affine,
-                      A* grad_weight, A* grad_bias, ChannelAffine<A>* out, Stream stream) {
-  finish_gradients(PixelMap{1, channels, parts_count * kChannelChunk, true}, parts, var, eps, count, batch_statistics, affine, grad_weight, grad_bias, out, stream);
-}
-// END SHIM
 
 // A 2x2 max-pool: z (n, channels, height, width) of lines of `full_width` and planes of `full`
 // pixels; codes are the argmax, 2 bits each, in planes of whole bytes.

@@ -31,19 +31,20 @@ __global__ void __launch_bounds__(kChannelThreads)
 // A block per channel.
 template <typename A>
 __global__ void __launch_bounds__(kChannelThreads)
-    finish(PixelMap map, const GradientSums* parts, const double* var, double eps, double count,
-           bool batch_statistics, const ChannelAffine<A>* affine, A* grad_weight, A* grad_bias,
-           ChannelAffine<A>* out) {
+    finish(const GradientSums* parts, int64_t parts_count, const double* var, double eps,
+           double values, bool batch_statistics, const ChannelAffine<A>* affine, A* grad_weight,
+           A* grad_bias, ChannelAffine<A>* out) {
   const int64_t c = blockIdx.x;
-  const GradientSums all = merged_parts(map, c, parts, shared_memory<GradientSums>());
+  const GradientSums all =
+      merged_parts(gridDim.x, c, parts, parts_count, shared_memory<GradientSums>());
   if (threadIdx.x != 0) return;
   const double g = all.values[0], gx = all.values[1], scale = affine[c].scale;
   const double square = var[c] + eps;
   if (grad_weight) grad_weight[c] = A(gx / sqrt(square));
   if (grad_bias) grad_bias[c] = A(g);
-  const bool centered = batch_statistics && count > 0;
-  out[c] = {A(centered ? -scale * gx / (count * square) : 0.0), A(scale),
-            A(centered ? -scale * g / count : 0.0)};
+  const bool centered = batch_statistics && values > 0;
+  out[c] = {A(centered ? -scale * gx / (values * square) : 0.0), A(scale),
+            A(centered ? -scale * g / values : 0.0)};
 }
 
 template <typename T, typename A>
@@ -77,12 +78,13 @@ void add_gradients(const NormalizeBackward<T, A>& p, GradientSums* parts, Stream
 }
 
 template <typename A>
-void finish_gradients(const PixelMap& map, const GradientSums* parts, const double* var, double eps,
-                      double count, bool batch_statistics, const ChannelAffine<A>* affine,
-                      A* grad_weight, A* grad_bias, ChannelAffine<A>* out, Stream stream) {
-  launch(finish<A>, dim3(static_cast<unsigned>(map.channels)), dim3(kChannelThreads),
-         kRows * sizeof(GradientSums), stream, map, parts, var, eps, count, batch_statistics,
-         affine, grad_weight, grad_bias, out);
+void finish_gradients(int64_t channels, const GradientSums* parts, int64_t parts_count,
+                      const double* var, double eps, double values, bool batch_statistics,
+                      const ChannelAffine<A>* affine, A* grad_weight, A* grad_bias,
+                      ChannelAffine<A>* out, Stream stream) {
+  launch(finish<A>, dim3(static_cast<unsigned>(channels)), dim3(kChannelThreads),
+         kRows * sizeof(GradientSums), stream, parts, parts_count, var, eps, values,
+         batch_statistics, affine, grad_weight, grad_bias, out);
 }
 
 template <typename T, typename A>
@@ -107,7 +109,7 @@ COLORSEG_INSTANTIATE(__half)
 COLORSEG_INSTANTIATE(__nv_bfloat16)
 
 #define COLORSEG_INSTANTIATE_ARITHMETIC(A)                                                         \
-  template void finish_gradients(const PixelMap&, const GradientSums*, const double*, double,      \
+  template void finish_gradients(int64_t, const GradientSums*, int64_t, const double*, double,     \
                                  double, bool, const ChannelAffine<A>*, A*, A*, ChannelAffine<A>*, \
                                  Stream);
 COLORSEG_INSTANTIATE_ARITHMETIC(float)

@@ -105,13 +105,13 @@ __device__ void store_part(const PixelMap& map, int64_t channel, S sums, S* shar
   parts[int64_t(blockIdx.x) * map.channels + channel] = sums;
 }
 
-// What a channel's parts are together, in every thread of a block; shared: [kRows].
+// What `count` parts of a channel are together, in every thread of a block; shared: [kRows].
 template <typename S>
-__device__ S merged_parts(const PixelMap& map, int64_t channel, const S* parts, S* shared) {
+__device__ S merged_parts(int64_t channels, int64_t channel, const S* parts, int64_t count,
+                          S* shared) {
   S sums = {};
-  const int64_t chunks = (map.n * map.pixels + kChannelChunk - 1) / kChannelChunk;
-  for (int64_t i = threadIdx.x; i < chunks; i += kChannelThreads)
-    merge(sums, parts[i * map.channels + channel]);
+  for (int64_t i = threadIdx.x; i < count; i += kChannelThreads)
+    merge(sums, parts[i * channels + channel]);
   sums = merged_lanes(sums);
   if (threadIdx.x % kWarp == 0) shared[threadIdx.x / kWarp] = sums;
   __syncthreads();

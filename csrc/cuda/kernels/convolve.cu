@@ -41,7 +41,9 @@ __device__ void multiply(const Convolution<T>& p, int phase, int row_bytes,
   const int blocks_tiles = static_cast<int>(gridDim.y) * kTilesN;
   const Weight* weight = static_cast<const Weight*>(p.weight) +
                          (int64_t(p.taps.first[phase]) * steps * blocks_tiles +
-                          static_cast<int>(blockIdx.y) * kTilesN) * kWarp + threadIdx.x % kWarp;
+                          static_cast<int>(blockIdx.y) * kTilesN) *
+                             kWarp +
+                         threadIdx.x % kWarp;
   Weight next[kTilesN];
 #pragma unroll
   for (int n = 0; n < kTilesN; ++n) next[n] = weight[n * kWarp];
@@ -83,12 +85,18 @@ __global__ void __launch_bounds__(kConvThreads, kTilesN == 1 ? 4 : 3)
   for (int tile = static_cast<int>(blockIdx.x); tile < p.tiling.tiles;
        tile += static_cast<int>(gridDim.x)) {
     const Place at = place_of(p.tiling, tile);
-    const Window window{at.image, p.n, p.taps.in_step * at.row + p.taps.top,
-                        p.taps.in_step * at.column + p.taps.left, 1 << p.tiling.log_images,
-                        image / columns, columns, p.in_height, p.in_width};
+    const Window window{at.image,
+                        p.n,
+                        p.taps.in_step * at.row + p.taps.top,
+                        p.taps.in_step * at.column + p.taps.left,
+                        1 << p.tiling.log_images,
+                        image / columns,
+                        columns,
+                        p.in_height,
+                        p.in_width};
     __syncthreads();  // the tile or the products before may still be read
-    load_window<T, sizeof(T) == 4 && !kStrict>(window, p.in, p.sources[0], p.sources[1],
-                                               memory.row, shared);
+    load_window<T, sizeof(T) == 4 && !kStrict>(window, p.in, p.sources[0], p.sources[1], memory.row,
+                                               shared);
     __syncthreads();
     for (int phase = 0; phase < p.taps.phases(); ++phase) {
       float sums[kTilesM][kTilesN][4] = {};

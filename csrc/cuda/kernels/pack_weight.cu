@@ -84,10 +84,9 @@ void pack_weight(const Convolution<T>& p, bool strict, const T* weight, int64_t 
          n_stride, static_cast<WeightFragment<false>*>(packed));
 }
 
-#define COLORSEG_INSTANTIATE(T)                                                            \
-  template int64_t packed_size(const Convolution<T>&, bool);                               \
-  template void pack_weight(const Convolution<T>&, bool, const T*, int64_t, int64_t, void*, \
-                            Stream);
+#define COLORSEG_INSTANTIATE(T)                              \
+  template int64_t packed_size(const Convolution<T>&, bool); \
+  template void pack_weight(const Convolution<T>&, bool, const T*, int64_t, int64_t, void*, Stream);
 COLORSEG_INSTANTIATE(float)
 COLORSEG_INSTANTIATE(__half)
 COLORSEG_INSTANTIATE(__nv_bfloat16)

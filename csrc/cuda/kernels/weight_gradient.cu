@@ -61,8 +61,8 @@ __device__ void load_gradients(const Operands& o, int first, int lane, uint32_t 
   } else {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const auto* from = reinterpret_cast<const uint32_t*>(o.grad_at(first + half * 4 + lane % 4)) +
-                         lane / 4;
+      const auto* from =
+          reinterpret_cast<const uint32_t*>(o.grad_at(first + half * 4 + lane % 4)) + lane / 4;
 #pragma unroll
       for (int m = 0; m < kTilesM; ++m)
         a[m][2 * half] = from[m * 16], a[m][2 * half + 1] = from[m * 16 + 8];
@@ -86,8 +86,8 @@ __device__ void load_inputs(const Operands& o, int first, int lane,
   } else {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const auto* from = reinterpret_cast<const uint32_t*>(o.x_at(first + half * 4 + lane % 4)) +
-                         lane / 4;
+      const auto* from =
+          reinterpret_cast<const uint32_t*>(o.x_at(first + half * 4 + lane % 4)) + lane / 4;
 #pragma unroll
       for (int n = 0; n < kTilesN; ++n) {
         if constexpr (kStrict)
@@ -122,13 +122,21 @@ __global__ void __launch_bounds__(kMostThreads)
   const int x_blocks = (p.in.padded + kTilesN * 8 - 1) / (kTilesN * 8);
   const int x_channel = static_cast<int>(blockIdx.y) % x_blocks * kTilesN * 8;
   const int grad_channel = static_cast<int>(blockIdx.y) / x_blocks * kTilesM * 16;
-  const int offset = active ? (p.taps.dy[t] - p.taps.top) * columns + p.taps.dx[t] - p.taps.left : 0;
+  const int offset =
+      active ? (p.taps.dy[t] - p.taps.top) * columns + p.taps.dx[t] - p.taps.left : 0;
   const int grad_offset = phase / out_step * grad_columns + phase % out_step;
   const Operands operands{
-      p.tiling, shared + offset * memory.x_row + x_channel * int(sizeof(T)),
+      p.tiling,
+      shared + offset * memory.x_row + x_channel * int(sizeof(T)),
       shared + memory.x + grad_offset * memory.grad_row + grad_channel * int(sizeof(T)),
-      memory.x_row, memory.grad_row, columns, rows * columns, grad_columns,
-      grad_rows * grad_columns, p.taps.in_step, out_step};
+      memory.x_row,
+      memory.grad_row,
+      columns,
+      rows * columns,
+      grad_columns,
+      grad_rows * grad_columns,
+      p.taps.in_step,
+      out_step};
   constexpr bool kTf32 = sizeof(T) == 4 && !kStrict;
   constexpr int kStep = kStepBytes / sizeof(T);
   float sums[kTilesM][kTilesN][4] = {};
@@ -136,11 +144,17 @@ __global__ void __launch_bounds__(kMostThreads)
        tile += static_cast<int>(gridDim.x)) {
     const Place at = place_of(p.tiling, tile);
     const int images = 1 << p.tiling.log_images;
-    const Window x{at.image, p.n, p.taps.in_step * at.row + p.taps.top,
-                   p.taps.in_step * at.column + p.taps.left, images, rows, columns, p.in_height,
+    const Window x{at.image,
+                   p.n,
+                   p.taps.in_step * at.row + p.taps.top,
+                   p.taps.in_step * at.column + p.taps.left,
+                   images,
+                   rows,
+                   columns,
+                   p.in_height,
                    p.in_width};
-    const Window grad{at.image, p.n, out_step * at.row, out_step * at.column, images, grad_rows,
-                      grad_columns, p.out_height, p.out_width};
+    const Window grad{at.image,  p.n,          out_step * at.row, out_step * at.column, images,
+                      grad_rows, grad_columns, p.out_height,      p.out_width};
     const ConvSource<T> source{w.grad, nullptr, false};
     __syncthreads();  // the tile before may still be read
     load_window<T, kTf32>(x, p.in, p.sources[0], p.sources[1], memory.x_row, shared);
@@ -157,8 +171,10 @@ __global__ void __launch_bounds__(kMostThreads)
     }
   }
   if (!active) return;
-  float* to = partial + ((int64_t(blockIdx.x) * p.taps.count + t) * gridDim.y + blockIdx.y) *
-                            (kTilesM * kTilesN * 4 * kWarp) + lane;
+  float* to = partial +
+              ((int64_t(blockIdx.x) * p.taps.count + t) * gridDim.y + blockIdx.y) *
+                  (kTilesM * kTilesN * 4 * kWarp) +
+              lane;
 #pragma unroll
   for (int i = 0; i < kTilesM * kTilesN * 4; ++i)
     to[i * kWarp] = sums[i / 4 / kTilesN][i / 4 % kTilesN][i % 4];
@@ -241,9 +257,7 @@ void run(const WeightGradient<T>& w, int64_t k_stride, int64_t n_stride, float* 
   const integral_constant<int, 2> two;
   const integral_constant<int, 4> four;
   if (tiles_n(w.p) == 8) return run_kernel(two, integral_constant<int, 8>());
-  const auto run_m = [&](auto n) {
-    tiles_m(w.p) == 2 ? run_kernel(two, n) : run_kernel(four, n);
-  };
+  const auto run_m = [&](auto n) { tiles_m(w.p) == 2 ? run_kernel(two, n) : run_kernel(four, n); };
   tiles_n(w.p) == 4 ? run_m(four) : run_m(integral_constant<int, 1>());
 }
 
@@ -258,8 +272,8 @@ bool plan(WeightGradient<T>& w) {
 
 template <typename T>
 int64_t partial_size(const WeightGradient<T>& w) {
-  return int64_t(w.p.tiling.blocks) * w.p.taps.count * channel_blocks(w.p) *
-         tiles_m(w.p) * tiles_n(w.p) * 4 * kWarp;
+  return int64_t(w.p.tiling.blocks) * w.p.taps.count * channel_blocks(w.p) * tiles_m(w.p) *
+         tiles_n(w.p) * 4 * kWarp;
 }
 
 template <typename T>
@@ -271,9 +285,9 @@ void weight_gradient(const WeightGradient<T>& w, bool strict, int64_t k_stride, 
   run<T, false>(w, k_stride, n_stride, partial, grad_weight, stream);
 }
 
-#define COLORSEG_INSTANTIATE(T)                                                                \
-  template bool plan(WeightGradient<T>&);                                                      \
-  template int64_t partial_size(const WeightGradient<T>&);                                     \
+#define COLORSEG_INSTANTIATE(T)                                                               \
+  template bool plan(WeightGradient<T>&);                                                     \
+  template int64_t partial_size(const WeightGradient<T>&);                                    \
   template void weight_gradient(const WeightGradient<T>&, bool, int64_t, int64_t, float*, T*, \
                                 Stream);
 COLORSEG_INSTANTIATE(float)

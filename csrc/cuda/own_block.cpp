@@ -1,0 +1,94 @@
+#include "own_block.h"
+
+namespace colorseg::cuda {
+namespace {
+
+// The convolution's result, pooled with an argmax, goes to y; returns parts of its moments if they
+// are wanted.
+Tensor convolve_to(const OwnConvolution& own, const OptionalTensor& bias, const Tensor& y,
+                   const OptionalTensor& argmax, bool wants_moments) {
+  const OnDevice device(y);
+  Tensor parts = nothing(y);
+  dispatch_own(y, [&](auto zero) {
+    using T = decltype(zero);
+    Convolution<T> p = *forward_plan<T>(own);
+    parts = new_tensor(y, {wants_moments ? p.tiling.blocks : 0, y.size(1), 3}, ScalarType::Double);
+    p.bias = pointer<T>(bias);
+    p.pool = argmax.has_value();
+    if (argmax) p.codes = pointer<uint8_t>(*argmax);
+    p.targets[0].y = pointer<T>(y);
+    p.targets[0].moments = pointer<Moments>(parts);
+    run_convolution(p, own.weight, weight_strides(own), device.stream());
+    return true;
+  });
+  return parts;
+}
+
+Tensor result_of(const OwnConvolution& own, int64_t height, int64_t width) {
+  const Tensor& x = own.main.map;
+  return new_tensor(x, {own.shape.n, own.shape.out_channels, height, width}, x.scalar_type(), true);
+}
+
+}  // namespace
+
+std::optional<OwnConvolution> own_convolution(const Tensor& x, const Tensor& weight,
+                                              const OptionalTensor& skip, const Prologue& prologue,
+                                              const ConvOptions& o) {
+  if (!is_channels_last(x) || (prologue.upsample && skip)) return {};
+  OwnConvolution own{{x, {}, prologue.relu}, {}, prologue.upsample,
+                     dense(weight, false),   o,  check_conv2d(x, weight, {}, skip, prologue, o)};
+  if (skip) own.skip = ConvInput{dense(*skip, true)};
+  if (!has_own_kernels(own)) return {};
+  if (prologue.scale) own.main.affines = prologue_vectors(x, prologue).affines;
+  return own;
+}
+
+Tensor own_conv2d(const OwnConvolution& own, const OptionalTensor& bias) {
+  const Tensor y = result_of(own, own.shape.out_height, own.shape.out_width);
+  convolve_to(own, bias, y, {}, false);
+  return y;
+}
+
+ConvGradients own_conv2d_backward(const OwnConvolution& own, const Tensor& grad, Needs needs) {
+  const Tensor& x = own.main.map;
+  ConvGradients g{nothing(x), nothing(x), nothing(x), nothing(x), nothing(x), nothing(x)};
+  const auto like = [](const Tensor& map) {
+    return new_tensor(map, sizes_of(map), map.scalar_type(), true);
+  };
+  const OnDevice device(x);
+  dispatch_own(x, [&](auto zero) {
+    using T = decltype(zero);
+    if (needs.weight) g.weight = run_weight_gradient<T>(own, grad, device.stream());
+    if (!needs.x && !needs.skip) return true;
+    Convolution<T> p = *gradient_plan<T>(own, grad, needs.skip);
+    g.x = like(x);
+    p.targets[0].y = pointer<T>(g.x);
+    if (needs.skip) {
+      g.skip = like(own.skip->map);
+      p.targets[1].y = pointer<T>(g.skip);
+    }
+    run_convolution(p, own.weight, gradient_strides(own), device.stream());
+    return true;
+  });
+  if (!needs.x) g.x = nothing(x);
+  if (needs.bias) g.bias = channel_sums(grad);
+  return g;
+}
+
+BlockMap own_block_map(const OwnConvolution& own, const BlockShape& s, const OptionalTensor& bias,
+                       const BatchNormOptions& bn) {
+  const bool pool = s.resample == Resample::kMaxPool2;
+  const bool counted = bn.batch_statistics && s.normalized() > 0;
+  if (pool && s.conv.out_channels % 4 != 0) {  // a byte of the argmax has parts of two pixels
+    const Pooled z = max_pooled(own_conv2d(own, bias), s, true);
+    const Tensor parts = counted ? moments(z.map, true) : nothing(z.map);
+    return {z.map, z.argmax, finished_moments(z.map, parts, bn)};
+  }
+  const Tensor map = result_of(own, s.height, s.width);
+  OptionalTensor argmax;
+  if (pool) argmax = new_tensor(map, {pool_of(s, true).bytes()}, ScalarType::Byte);
+  const Tensor parts = convolve_to(own, bias, map, argmax, counted);
+  return {map, argmax ? *argmax : nothing(map), finished_moments(map, parts, bn)};
+}
+
+}  // namespace colorseg::cuda

@@ -1,0 +1,121 @@
+"""The library's own CUDA convolutions, which take maps in channels_last: they run in the emulation.
+
+Half types, tf32, and the channel counts and kernels at which tiles and fragments end.
+"""
+
+import os
+
+import pytest
+import torch
+from conftest import assert_close, skip
+from simt.build import count_launches, set_allow_tf32
+from torch import Tensor
+
+from colorseg import reference
+
+STRICT = 1e-6  # of float32 in three products of tf32 each
+KERNELS = {
+    "1x1": {"kernel": 1},
+    "3x3": {},
+    "4x4": {"kernel": 4, "padding": [1, 2, 1, 2]},
+    "7x7": {"kernel": 7, "padding": [3, 3, 3, 3]},
+    "stride 2": {"stride": 2},
+    "transposed": {"stride": 2, "transposed": True, "output_padding": 1},
+    "upsampled": {"upsample": True},
+    "upsampled 5x5": {"upsample": True, "kernel": 5, "padding": [2, 2, 2, 2]},
+    "skip": {"skip": 5},
+    "wide skip": {"skip": 40},
+}
+
+
+@pytest.fixture(autouse=True)
+def emulation():
+    if not os.environ.get("COLORSEG_SIMT"):
+        skip("simt")
+    yield
+    set_allow_tf32(False)
+
+
+def run(
+    dtype, channels=(24, 40), size=(2, 9, 11), kernel=3, padding=(1, 1, 1, 1), stride=1,
+    transposed=False, output_padding=0, upsample=False, skip=0,
+):  # fmt: skip
+    """(got, want) of the result and of the gradients of x, skip, weight and bias, in that order."""
+    n, height, width = size
+    scale = 2 if upsample else 1
+    shape = (channels[0] + skip, channels[1]) if transposed else (channels[1], channels[0] + skip)
+    x = torch.randn(n, channels[0], height, width)
+    skipped = torch.randn(n, skip, scale * height, scale * width) if skip else None
+    weight, bias = torch.randn(*shape, kernel, kernel), torch.randn(channels[1])
+    tensors = [None if t is None else t.to(dtype) for t in (x, weight, bias, skipped)]
+    x, weight, bias, skipped = tensors
+    x = x.contiguous(memory_format=torch.channels_last)
+    tail = (
+        None, None, False, upsample, [stride] * 2, list(padding), [1, 1], 1, transposed,
+        [output_padding] * 2,
+    )  # fmt: skip
+    launches = count_launches()
+    y = torch.ops.colorseg.conv2d.default(x, weight, bias, skipped, *tail)
+    assert count_launches() == launches + 2, "a weight packed, and a convolution"
+    leaves = [None if t is None else t.double().requires_grad_() for t in tensors]
+    seen = torch.nn.functional.interpolate(leaves[0], scale_factor=2) if upsample else leaves[0]
+    inputs = seen if skipped is None else torch.cat([seen, leaves[3]], 1)
+    top, bottom, left, right = padding
+    if not transposed:
+        inputs = torch.nn.functional.pad(inputs, (left, right, top, bottom))
+    want = reference.conv2d(
+        inputs, leaves[1], leaves[2], stride=stride, padding=top if transposed else 0,
+        transposed=transposed, output_padding=output_padding,
+    )  # fmt: skip
+    assert y.dtype == dtype
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    cotangent = torch.randn_like(want).to(dtype)
+    x_grad, weight_grad, bias_grad, skip_grad, *_ = torch.ops.colorseg.conv2d_backward.default(
+        cotangent, x, weight, skipped, *tail, True, bool(skip), True, True
+    )
+    wanted = [t for t in (leaves[0], leaves[3], *leaves[1:3]) if t is not None]
+    exact = torch.autograd.grad(want, wanted, cotangent.double())
+    got = [x_grad, *([skip_grad] if skip else []), weight_grad, bias_grad]
+    return [(y, want), *zip(got, exact, strict=True)]
+
+
+def error(got: Tensor, want: Tensor) -> float:
+    return ((got - want).abs().max() / want.abs().max()).item()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_half_types(kernel, dtype):
+    for got, want in run(dtype, **KERNELS[kernel]):
+        assert got.dtype == dtype
+        assert_close(got, want)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("channels", [(2, 1), (3, 8), (17, 33), (64, 72), (128, 100)], ids=str)
+def test_channels(channels, dtype):
+    for got, want in run(dtype, channels, size=(3, 5, 6)):
+        assert_close(got, want)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_strict_float32(kernel):
+    """No worse than float32 itself, whose own rounding is 6e-8 of each product."""
+    for got, want in run(torch.float32, **KERNELS[kernel]):
+        assert error(got, want) < STRICT
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_tf32(kernel):
+    """Where torch allows it: ten bits of each factor, and all of the sum."""
+    set_allow_tf32(True)
+    errors = [error(got, want) for got, want in run(torch.float32, **KERNELS[kernel])]
+    assert max(errors) < 2e-3
+    assert max(errors[:-1]) > STRICT, "float32 was meant to be shortened"
+
+
+@pytest.mark.parametrize("size", [(1, 1, 2), (40, 2, 1), (1, 40, 3), (1, 3, 70)], ids=str)
+def test_sizes(size):
+    """One image over many tiles, and many images in one."""
+    for got, want in run(torch.float32, (4, 4), size):
+        assert_close(got, want)
