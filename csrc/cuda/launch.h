@@ -15,7 +15,7 @@
 #endif
 #if defined(__CUDACC__)
 #include "mma.h"
-#elif !defined(COLORSEG_SIMT)
+#elif !defined(__grid_constant__)
 #define __grid_constant__
 #endif
 

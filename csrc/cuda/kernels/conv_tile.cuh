@@ -90,11 +90,11 @@ __device__ T rounded(float x) {
 }
 
 // Copies a window to shared memory, pixel after pixel, zeros where there is none.  A thread keeps
-// its channels.
-template <typename T, bool kTf32>
+// its channels, and has kUnroll vectors on their way at a time: as many as registers are left for.
+template <typename T, bool kTf32, int kUnroll>
 __device__ void load_window(const Window& w, const Channels& channels, const ConvSource<T>& first,
                             const ConvSource<T>& second, int row_bytes, unsigned char* to) {
-  constexpr int kVector = Vector<T>::kCount, kUnroll = 4;
+  constexpr int kVector = Vector<T>::kCount;
   const int vectors = (row_bytes - 16) / 16, step = static_cast<int>(blockDim.x) / vectors;
   const int thread = static_cast<int>(threadIdx.x), place = thread % vectors * kVector;
   if (thread >= step * vectors) return;

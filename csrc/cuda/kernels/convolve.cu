@@ -49,7 +49,7 @@ __device__ void multiply(const Convolution<T>& p, int phase, int row_bytes,
   for (int n = 0; n < kTilesN; ++n) next[n] = weight[n * kWarp];
   for (int t = p.taps.first[phase]; t < p.taps.first[phase + 1]; ++t) {
     const int at = ((p.taps.dy[t] - p.taps.top) * columns + p.taps.dx[t] - p.taps.left) * row_bytes;
-#pragma unroll 2
+#pragma unroll(kStrict ? 1 : 2)
     for (int step = 0; step < steps; ++step) {
       Weight b[kTilesN];
       weight += blocks_tiles * kWarp;  // one behind the last is there, too
@@ -95,8 +95,8 @@ __global__ void __launch_bounds__(kConvThreads, kTilesN == 1 ? 4 : 3)
                         p.in_height,
                         p.in_width};
     __syncthreads();  // the tile or the products before may still be read
-    load_window<T, sizeof(T) == 4 && !kStrict>(window, p.in, p.sources[0], p.sources[1], memory.row,
-                                               shared);
+    load_window<T, sizeof(T) == 4 && !kStrict, 2>(window, p.in, p.sources[0], p.sources[1],
+                                                  memory.row, shared);
     __syncthreads();
     for (int phase = 0; phase < p.taps.phases(); ++phase) {
       float sums[kTilesM][kTilesN][4] = {};

@@ -157,9 +157,10 @@ __global__ void __launch_bounds__(kMostThreads)
                       grad_rows, grad_columns, p.out_height,      p.out_width};
     const ConvSource<T> source{w.grad, nullptr, false};
     __syncthreads();  // the tile before may still be read
-    load_window<T, kTf32>(x, p.in, p.sources[0], p.sources[1], memory.x_row, shared);
-    load_window<T, kTf32>(grad, grad_channels(p), source, source, memory.grad_row,
-                          shared + memory.x);
+    load_window<T, kTf32, kStrict ? 1 : 2>(x, p.in, p.sources[0], p.sources[1], memory.x_row,
+                                           shared);
+    load_window<T, kTf32, kStrict ? 1 : 2>(grad, grad_channels(p), source, source, memory.grad_row,
+                                           shared + memory.x);
     __syncthreads();
     for (int first = 0; active && first < p.tiling.positions(); first += kStep) {
       uint32_t a[kTilesM][4];
@@ -213,11 +214,11 @@ __global__ void __launch_bounds__(kWarp* kSumRows)
 // Of a block; more would not leave registers for its sums.
 template <typename T>
 int tiles_n(const Convolution<T>& p) {
-  return p.in.padded <= 8 ? 1 : p.in.padded <= 32 ? 4 : 8;
+  return p.in.padded <= 8 ? 1 : p.in.padded <= 32 || sizeof(T) == 4 ? 4 : 8;
 }
 template <typename T>
 int tiles_m(const Convolution<T>& p) {
-  return p.out.counts[0] <= 32 || tiles_n(p) == 8 ? 2 : 4;
+  return p.out.counts[0] <= 32 || tiles_n(p) != 4 ? 2 : 4;
 }
 
 template <typename T>
@@ -256,9 +257,11 @@ void run(const WeightGradient<T>& w, int64_t k_stride, int64_t n_stride, float* 
   using std::integral_constant;
   const integral_constant<int, 2> two;
   const integral_constant<int, 4> four;
-  if (tiles_n(w.p) == 8) return run_kernel(two, integral_constant<int, 8>());
-  const auto run_m = [&](auto n) { tiles_m(w.p) == 2 ? run_kernel(two, n) : run_kernel(four, n); };
-  tiles_n(w.p) == 4 ? run_m(four) : run_m(integral_constant<int, 1>());
+  if (tiles_n(w.p) == 1) return run_kernel(two, integral_constant<int, 1>());
+  if constexpr (sizeof(T) == 2) {
+    if (tiles_n(w.p) == 8) return run_kernel(two, integral_constant<int, 8>());
+  }
+  tiles_m(w.p) == 2 ? run_kernel(two, four) : run_kernel(four, four);
 }
 
 }  // namespace
