@@ -29,17 +29,21 @@ if platform.machine() in ("x86_64", "AMD64"):
 
 def cuda_home():
     """The CUDA toolkit to build with, None for a CPU build."""
-    wanted, home = os.environ.get("COLORSEG_CUDA", ""), cpp_extension.CUDA_HOME
-    if wanted == "0":
+    wanted = os.environ.get("COLORSEG_CUDA", "")
+    if wanted == "0" or not (torch.version.cuda or wanted == "1"):
         return None
-    complete = home and (Path(home) / "include" / "cuda_runtime_api.h").exists()
-    if torch.version.cuda and complete:
-        return home
+    # torch looks beside the nvcc on the PATH, which may be a wrapper
+    homes = [home for home in (cpp_extension.CUDA_HOME, "/usr/local/cuda") if home]
+    for home in homes:
+        if torch.version.cuda and (Path(home) / "include" / "cuda_runtime_api.h").exists():
+            return home
+    missing = (
+        "the CUDA kernels need a CUDA build of torch and the CUDA toolkit with its headers; this is "
+        f"torch {torch.__version__}, and there is no toolkit in {' or '.join(homes)}: set CUDA_HOME"
+    )
     if wanted == "1":
-        sys.exit(
-            f"COLORSEG_CUDA=1 needs a CUDA build of torch (this is {torch.__version__}) and the "
-            f"CUDA toolkit with its headers (CUDA_HOME is {home})"
-        )
+        sys.exit(missing)
+    print(f"colorseg is built for the CPU alone: {missing}", file=sys.stderr)
     return None
 
 
@@ -56,7 +60,8 @@ libraries = [
     for isa, flags in ISAS.items()
 ]
 sources, device, cuda_libraries, macros = glob("csrc/*.cpp") + glob("csrc/cpu/*.cpp"), "cpu", [], []
-if cuda_home():
+if home := cuda_home():
+    cpp_extension.CUDA_HOME = home
     # sm_90's code runs on later GPUs too, compiled again by the driver
     architectures = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;8.6;9.0+PTX")
     sources += glob("csrc/cuda/*.cpp") + glob("csrc/cuda/kernels/*.cu")
