@@ -38,8 +38,9 @@ def cuda_home():
         if torch.version.cuda and (Path(home) / "include" / "cuda_runtime_api.h").exists():
             return home
     missing = (
-        "the CUDA kernels need a CUDA build of torch and the CUDA toolkit with its headers; this is "
-        f"torch {torch.__version__}, and there is no toolkit in {' or '.join(homes)}: set CUDA_HOME"
+        "the CUDA kernels need a CUDA build of torch and the CUDA toolkit with its headers; this "
+        f"is torch {torch.__version__}, and there is no toolkit in {' or '.join(homes)}: set "
+        "CUDA_HOME"
     )
     if wanted == "1":
         sys.exit(missing)

@@ -54,9 +54,10 @@ inline void check_conv_options(const ConvOptions& o) {
   STD_TORCH_CHECK(o.groups > 0, "groups must be positive, got ", o.groups);
 }
 
+// float_weight: whether weight may also be float32.
 inline ConvShape check_conv2d(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
                               const OptionalTensor& skip, const Prologue& prologue,
-                              const ConvOptions& o) {
+                              const ConvOptions& o, bool float_weight = false) {
   check_conv_options(o);
   STD_TORCH_CHECK(x.dim() == 4, "x must be (N, C, H, W), got ", x.dim(),
                   " dimensions: ", shape_of(x));
@@ -66,7 +67,9 @@ inline ConvShape check_conv2d(const Tensor& x, const Tensor& weight, const Optio
   STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double ||
                       dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
                   "x must be float32, float64, bfloat16 or float16, got ", toString(dtype));
-  check_same_kind("weight", weight, x);
+  check_same_device("weight", weight, x);
+  if (!float_weight || weight.scalar_type() != ScalarType::Float)
+    check_same_kind("weight", weight, x);
   const int64_t scale = prologue.upsample ? 2 : 1;
   ConvShape s{x.size(0), x.size(1), 0, scale * x.size(2), scale * x.size(3), 0, 0, 0};
   check_per_channel("in_scale", prologue.scale, s.in_channels, x);

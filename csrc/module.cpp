@@ -46,6 +46,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("measure_peak", &colorseg::cpu::measure_peak, pybind11::arg("isa_name"),
         pybind11::arg("seconds"), pybind11::call_guard<pybind11::gil_scoped_release>(),
         "float32 GFLOP/s that the calling thread reaches on an instruction set");
-  m.def("allow_tf32", &colorseg::allow_tf32, pybind11::arg("allowed"),
+  m.def("set_allow_tf32", &colorseg::set_allow_tf32, pybind11::arg("allowed"),
         "Whether float32 convolutions on CUDA may be computed in tf32");
 }

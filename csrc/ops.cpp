@@ -57,10 +57,18 @@ STABLE_TORCH_LIBRARY(colorseg, m) {
   // of the layers.  Returns y, and per batch norm its input, argmax, mean and variance; backward
   // the gradient of x, and per layer those of weight, bias, bn_weight and bn_bias.
   m.def("chain(Tensor x, Tensor[] parameters, int[] layers, float[] eps) -> Tensor[]");
+  // whether there are kernels for all of its layers on this device
+  m.def("chain_fits(Tensor x, Tensor[] parameters, int[] layers, float[] eps) -> bool");
   m.def(
       "chain_backward(Tensor grad_y, Tensor x, Tensor[] parameters, Tensor[] saved, int[] layers, "
       "float[] eps, bool needs_x) -> Tensor[]");
-  // The same for inference, with batch norm folded and weights packed once; its layers are
+  // Of each batch norm, running: mean, variance and how many batches were counted (int64, empty:
+  // they are not); batch: mean and biased variance in double, of `counts` values; a negative
+  // momentum is the cumulative average.
+  m.def(
+      "update_running_statistics(Tensor(a!)[] running, Tensor[] batch, int[] counts, float[] "
+      "momenta) -> ()");
+  // The same as chain for inference, with batch norm folded and weights packed once; its layers are
   // described by the numbers of chain and the sizes of the weight (int64, in a tensor: lists cost
   // time).
   m.def("pack_chain(Tensor[] parameters, int[] layers, float[] eps, bool bfloat16) -> Tensor");

@@ -4,6 +4,6 @@
 namespace colorseg {
 
 bool allows_tf32();
-void allow_tf32(bool allowed);
+void set_allow_tf32(bool allowed);
 
 }  // namespace colorseg

@@ -114,39 +114,29 @@ def run_fused(
 ) -> Tensor:
     """:func:`conv_bn_relu` of modules that are known to be fusable."""
     weights, norm = conv._parameters, bn._parameters  # spares __getattr__
-    (mean, var), batch_statistics, momentum = batch_norm_state(bn)
+    (mean, var, tracked), batch_statistics, momentum = batch_norm_state(bn)
     conv_tensors = (x, weights["weight"], weights["bias"], skip, residual)
     tensors = (*conv_tensors, norm["weight"], norm["bias"])
     mode = (resample or "none", batch_statistics, momentum, bn.eps, relu)
-    y = run(tensors, mean, var, conv_options(conv), *mode)
-    count_batch(bn)  # last, so that a batch that was refused leaves no trace
-    return y
+    return run(tensors, mean, var, conv_options(conv), *mode, tracked=tracked)
 
 
-def batch_norm_state(bn: Any) -> tuple[tuple[Tensor | None, Tensor | None], bool, float]:
-    """(running_mean, running_var), whether the batch's statistics are used, and the momentum."""
+Running = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def batch_norm_state(bn: Any) -> tuple[Running, bool, float]:
+    """Running mean, variance and number of batches, whether the batch's are used, and the momentum.
+
+    As in ``BatchNorm2d.forward``; a negative momentum stands for the cumulative average.
+    """
     mean, var = bn._buffers["running_mean"], bn._buffers["running_var"]
     batch_statistics = bn.training or (mean is None and var is None)
     if bn.training and not bn.track_running_stats:
         mean = var = None
-    return (mean, var), batch_statistics, _momentum(bn)
-
-
-def count_batch(bn: Any) -> None:
-    """Count a batch that was trained on, as ``BatchNorm2d.forward`` does."""
-    if _counts(bn):
-        bn.num_batches_tracked.add_(1)
-
-
-def _counts(bn: nn.BatchNorm2d) -> bool:
-    return bn.training and bn.track_running_stats and bn.num_batches_tracked is not None
-
-
-def _momentum(bn: nn.BatchNorm2d) -> float:
-    """The momentum ``BatchNorm2d.forward`` uses for this batch: None is the cumulative average."""
-    if bn.momentum is not None:
-        return bn.momentum
-    return 1.0 / (float(bn.num_batches_tracked) + 1.0) if _counts(bn) else 0.0  # type: ignore[arg-type]
+    tracked = bn.num_batches_tracked if bn.training and bn.track_running_stats else None
+    cumulative = -1.0 if tracked is not None else 0.0
+    momentum = cumulative if bn.momentum is None else bn.momentum
+    return (mean, var, tracked), batch_statistics, momentum
 
 
 def _run_modules(

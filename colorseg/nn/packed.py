@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from colorseg._extension import build_info
 from colorseg.nn.chain import STOCK_FORWARDS, Link, read_layers
 from colorseg.nn.functional import why_not_readable
+from colorseg.nn.kernels import without_cpu_kernel
 from colorseg.nn.runs import Run, find_run, is_conv
+from colorseg.ops.chain import Layer
 
 MAX_LAYERS = 64  # of a packed chain
 
@@ -37,6 +39,8 @@ class PackedChain(nn.Module):
         super().__init__()
         check_dtype(dtype)
         layers = read_layers(links) if links else "there is no block"
+        if not isinstance(layers, str) and (index := without_cpu_kernel(layers)) is not None:
+            layers = _no_kernel(links[index].block, layers[index])
         if len(layers) > MAX_LAYERS and not isinstance(layers, str):
             layers = f"a chain has at most {MAX_LAYERS} blocks, not {len(layers)}"
         if isinstance(layers, str):
@@ -49,7 +53,7 @@ class PackedChain(nn.Module):
             assert weight is not None
             numbers += [*layer.numbers(), *weight.shape]
             none = weight.new_empty(0)
-            tensors = (*layer.parameters, *layer.running)
+            tensors = (*layer.parameters, *layer.running[:2])
             parameters += [none if t is None else t.detach() for t in tensors]
         eps, bfloat16 = [layer.eps for layer in layers], dtype == torch.bfloat16
         packed = torch.ops.colorseg.pack_chain(parameters, numbers, eps, bfloat16)
@@ -83,6 +87,12 @@ class PackedChain(nn.Module):
                 "train the model it was made from"
             )
         return super().train(mode)
+
+
+def _no_kernel(block: nn.Module, layer: Layer) -> str:
+    conv, weight = block if is_conv(block) else next(block.children()), layer.parameters[0]
+    assert weight is not None
+    return f"there is no kernel for {conv} with {weight.dtype} weights in its place"
 
 
 def check_dtype(dtype: torch.dtype) -> None:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from colorseg.ops._geometry import ConvOptions
+from colorseg.ops._precision import follow_tf32
 from colorseg.ops._registration import needs_grad
-from colorseg.ops.conv_bn_relu import update_running_statistics
+from colorseg.ops.conv_bn_relu import Running, update_running_statistics
 
 RESAMPLE_CODES = {None: 0, "maxpool2": 1, "upsample2": 2}
 
@@ -28,9 +29,9 @@ class Layer(NamedTuple):
     relu: bool
     batch_statistics: bool
     eps: float
-    momentum: float
+    momentum: float  # negative: of the cumulative average
     parameters: tuple[Tensor | None, ...]  # weight, bias, and of batch norm weight, bias
-    running: tuple[Tensor | None, Tensor | None]  # mean, var
+    running: tuple[Tensor | None, Tensor | None, Tensor | None]  # mean, var, number of batches
 
     def numbers(self) -> list[int]:
         """How ``colorseg::chain`` takes it."""
@@ -87,22 +88,56 @@ def _pack(
     return [none if t is None else t for t in packed]
 
 
+def pack(layers: Sequence[Layer]) -> tuple[list[int], list[float]]:
+    """The numbers of all layers and the eps of their batch norms, as the operators take them."""
+    return [n for layer in layers for n in layer.numbers()], [layer.eps for layer in layers]
+
+
 def run(x: Tensor, layers: Sequence[Layer]) -> Tensor:
-    """The chain of ``x``, (N, C, H, W) float32 and contiguous; updates running statistics."""
+    """The chain of ``x``, (N, C, H, W); updates running statistics.
+
+    On the CPU all is float32 and contiguous.  On CUDA maps are in the dtype of ``x``, float32 or a
+    half type, and the result is channels_last; weights have that dtype or float32.
+    """
+    follow_tf32(x)
     parameters = [t for layer in layers for t in layer.parameters]
-    running = [t for layer in layers for t in layer.running]
-    numbers = [n for layer in layers for n in layer.numbers()]
-    eps = [layer.eps for layer in layers]
+    running = [t for layer in layers for t in layer.running[:2]]
+    numbers, eps = pack(layers)
     if needs_grad(x, *parameters):
         y, *saved = _Chain.apply(x, (numbers, eps, running), *parameters)
     else:
         with torch._C._AutoDispatchBelowAutograd():
             packed = _pack(parameters, running, x)
             y, *saved = torch.ops.colorseg.chain.default(x, packed, numbers, eps)
-    for i, layer in enumerate(layers):
-        running_mean, running_var = layer.running
-        if layer.batch_statistics and running_mean is not None and running_var is not None:
-            pre_bn, _, mean, var = saved[4 * i : 4 * i + 4]
-            count = pre_bn.numel() // pre_bn.shape[1] * (4 if layer.resample == "upsample2" else 1)
-            update_running_statistics(running_mean, running_var, mean, var, count, layer.momentum)
+    _update_running(layers, saved)
     return y
+
+
+def fits(x: Tensor, layers: Sequence[Layer]) -> bool:
+    """Whether the CUDA kernels take all of the layers."""
+    follow_tf32(x)
+    parameters = [t for layer in layers for t in layer.parameters]
+    running = [t for layer in layers for t in layer.running[:2]]
+    with torch._C._AutoDispatchBelowAutograd():
+        packed = _pack(parameters, running, x)
+        return torch.ops.colorseg.chain_fits.default(x, packed, *pack(layers))
+
+
+def _update_running(layers: Sequence[Layer], saved: Sequence[Tensor]) -> None:
+    statistics: list[Running] = []
+    batch: list[Tensor] = []
+    counts, momenta = [], []
+    for i, layer in enumerate(layers):
+        mean, var, tracked = layer.running
+        if not layer.batch_statistics or mean is None or var is None:
+            if tracked is not None:
+                tracked.add_(1)
+            continue
+        shape = saved[4 * i].shape  # of the map, before it is upsampled
+        values = shape[0] * shape[2] * shape[3]
+        counts.append(4 * values if layer.resample == "upsample2" else values)
+        statistics.append((mean, var, tracked))
+        batch += saved[4 * i + 2 : 4 * i + 4]
+        momenta.append(layer.momentum)
+    if statistics:
+        update_running_statistics(statistics, batch, counts, momenta)

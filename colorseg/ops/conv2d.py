@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from colorseg.ops._geometry import ConvOptions, Size, conv_options, output_size
+from colorseg.ops._precision import follow_tf32
 from colorseg.ops._registration import (
     check_usable,
     defined,
@@ -65,9 +66,10 @@ def conv2d(
 def run(tensors: tuple[Tensor | None, ...], options: ConvOptions) -> Tensor:
     """:func:`conv2d` of (x, weight, bias, skip) with checked options."""
     check_usable("conv2d", *tensors)
+    assert tensors[0] is not None
+    follow_tf32(tensors[0])
     grad = needs_grad(*tensors)
     if in_float32(*tensors, grad=grad):
-        assert tensors[0] is not None
         return _call(options, grad, *map(widened, tensors)).to(tensors[0].dtype)
     return _call(options, grad, *tensors)
 

@@ -1,11 +1,13 @@
 """``conv_bn_relu``: convolution, 2x2 resampling, batch norm and ReLU as one operator."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from colorseg.ops._geometry import ConvOptions, Size, conv_options, output_size
+from colorseg.ops._precision import follow_tf32
 from colorseg.ops._registration import (
     check_usable,
     defined,
@@ -14,6 +16,7 @@ from colorseg.ops._registration import (
     needs_grad,
     register_autocast,
     register_autograd,
+    traced,
     widened,
 )
 from colorseg.ops.conv2d import NO_PROLOGUE, fake_gradients, in_float32
@@ -100,17 +103,21 @@ def run(
     momentum: float,
     eps: float,
     relu: bool,
+    *,
+    tracked: Tensor | None = None,
 ) -> Tensor:
     """:func:`conv_bn_relu` with checked options.
 
-    ``tensors`` are (x, weight, bias, skip, residual, bn_weight, bn_bias).
+    ``tensors`` are (x, weight, bias, skip, residual, bn_weight, bn_bias); ``tracked`` counts the
+    batches, and a negative momentum is that of their plain average.
     """
     check_usable("conv_bn_relu", *tensors)
+    assert tensors[0] is not None
+    follow_tf32(tensors[0])
     grad = needs_grad(*tensors)
     stats: tuple[Tensor | None, ...] = (running_mean, running_var)
     half = in_float32(*tensors[:5], grad=grad)
     x = tensors[0]
-    assert x is not None
     if half:
         tensors, stats = tuple(map(widened, tensors)), tuple(map(widened, stats))
     arguments = (*tensors, *stats, *NO_PROLOGUE, *options, resample)
@@ -120,24 +127,52 @@ def run(
         y, _, _, mean, var = _conv_bn_relu(*arguments, training, eps, relu, grad=grad)
         if training and running_mean is not None and running_var is not None:
             count = y.shape[0] * y.shape[2] * y.shape[3]
-            update_running_statistics(running_mean, running_var, mean, var, count, momentum)
+            update_running_statistics(
+                [(running_mean, running_var, tracked)], [mean, var], [count], [momentum]
+            )
+        elif tracked is not None:
+            tracked.add_(1)
     return y.to(x.dtype) if half else y
+
+
+Running = tuple[Tensor, Tensor, Tensor | None]  # mean, var, number of batches if it is counted
 
 
 @torch.no_grad()
 def update_running_statistics(
-    running_mean: Tensor,
-    running_var: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    count: int,
-    momentum: float,
+    running: Sequence[Running], batch: Sequence[Tensor], counts: list[int], momenta: list[float]
 ) -> None:
-    """Move running statistics, (C,), towards those of a batch of ``count`` values per channel."""
-    if count == 0:
+    """Move running statistics, (C,), towards those of a batch, and count it: one call for all.
+
+    Args:
+        running: of each batch norm.
+        batch: mean and biased variance of each, float64.
+        counts: values per channel.
+        momenta: of the batch; negative for the plain average of all batches.
+    """
+    if traced() or any(not t.is_contiguous() for mean, var, _ in running for t in (mean, var)):
+        for i, statistics in enumerate(running):
+            _move(statistics, batch[2 * i], batch[2 * i + 1], counts[i], momenta[i])
         return
-    running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
-    running_var.mul_(1 - momentum).add_(var, alpha=momentum * count / (count - 1))
+    uncounted = batch[0].new_empty(0)
+    tensors = [uncounted if t is None else t for statistics in running for t in statistics]
+    torch.ops.colorseg.update_running_statistics.default(tensors, batch, counts, momenta)
+
+
+@torch.library.register_fake("colorseg::update_running_statistics")
+def _(running, batch, counts, momenta):  # type: ignore[no-untyped-def]
+    return None
+
+
+def _move(running: Running, mean: Tensor, var: Tensor, count: int, momentum: float) -> None:
+    running_mean, running_var, tracked = running
+    share: Tensor | float = momentum
+    if tracked is not None:
+        tracked.add_(1)
+        share = 1 / tracked.double() if momentum < 0 else momentum
+    if count > 0:
+        running_mean.mul_(1 - share).add_(mean * share)
+        running_var.mul_(1 - share).add_(var * (share * count / (count - 1)))
 
 
 def _fake_maps(args: tuple[Any, ...]) -> tuple[Tensor, Tensor]:

@@ -30,22 +30,43 @@ OwnConvolution own_of(const Layer& layer, const std::vector<Link>& links, const 
 struct Planned {
   OwnConvolution own;
   BlockShape shape;
+  bool fits;  // whether there are kernels for it
 };
 
-Planned plan_layer(const Layer& layer, const std::vector<Link>& links, int64_t index) {
+Planned plan_layer(const Layer& layer, const std::vector<Link>& links) {
   const Link& main = links[layer.main];
   const OptionalTensor skip = layer.skip < 0 ? OptionalTensor() : links[layer.skip].map;
   const Prologue prologue{{}, {}, false, main.upsample};
   const ConvShape conv =
-      check_conv2d(main.map, layer.weight, layer.bias, skip, prologue, layer.options);
+      check_conv2d(main.map, layer.weight, layer.bias, skip, prologue, layer.options, true);
   BlockShape shape{conv,           layer.resample,  conv.out_height,
                    conv.out_width, conv.out_height, conv.out_width};
   if (layer.has_bn) shape = check_conv_bn_relu(main.map, conv, layer.resample, layer.bn, {});
   OwnConvolution own = own_of(layer, links, conv);
   const bool skips_upsampled = layer.skip >= 0 && links[layer.skip].upsample;
-  STD_TORCH_CHECK(!skips_upsampled && has_own_kernels(own), "layer ", index,
-                  " cannot be part of a chain on CUDA");
-  return {std::move(own), shape};
+  const bool fits = !skips_upsampled && has_own_kernels(own);
+  return {std::move(own), shape, fits};
+}
+
+bool chain_fits(const Tensor& x, const std::vector<Tensor>& parameters, const Ints& numbers,
+                const std::vector<double>& eps) {
+  const std::vector<Layer> layers = read_layers(parameters, numbers, eps);
+  const auto map = [&](const std::vector<int64_t>& sizes) {
+    return new_tensor(x, sizes, x.scalar_type(), true);
+  };
+  std::vector<Link> links{{map(sizes_of(x)), nothing(x), {}}};
+  for (const Layer& layer : layers) {
+    const Planned planned = plan_layer(layer, links);
+    if (!planned.fits) return false;
+    const BlockShape& s = planned.shape;
+    links.push_back({map({s.conv.n, s.conv.out_channels, s.height, s.width}),
+                     nothing(x),
+                     {},
+                     s,
+                     layer.relu,
+                     layer.resample == Resample::kUpsample2});
+  }
+  return true;
 }
 
 // [y], and of each layer with batch norm: its input, argmax, mean and variance.
@@ -57,7 +78,8 @@ std::vector<Tensor> chain(const Tensor& x, const std::vector<Tensor>& parameters
   std::vector<Tensor> results{x};
   for (size_t i = 0; i < layers.size(); ++i) {
     const Layer& layer = layers[i];
-    const Planned planned = plan_layer(layer, links, static_cast<int64_t>(i));
+    const Planned planned = plan_layer(layer, links);
+    STD_TORCH_CHECK(planned.fits, "layer ", i, " cannot be part of a chain on this device");
     const bool last = i + 1 == layers.size();
     STD_TORCH_CHECK(layer.has_bn != last,
                     "the last layer of a chain, and no other, is a convolution without batch norm");
@@ -154,9 +176,10 @@ BlockGradients norm_gradient(const Layer& layer, const Link& link, const LinkGra
 
 Tensor bias_gradient(const Layer& layer, const Tensor& grad) {
   if (!layer.bias) return nothing(grad);
-  if (!layer.has_bn || !layer.bn.batch_statistics) return channel_sums(grad);
+  const ScalarType dtype = layer.bias->scalar_type();
+  if (!layer.has_bn || !layer.bn.batch_statistics) return channel_sums(grad, dtype);
   // under batch statistics the bias cancels
-  Tensor zeros = new_tensor(grad, {grad.size(1)}, grad.scalar_type());
+  Tensor zeros = new_tensor(grad, {grad.size(1)}, dtype);
   torch::stable::zero_(zeros);
   return zeros;
 }
@@ -167,7 +190,7 @@ std::vector<Planned> read_saved(const std::vector<Layer>& layers, const std::vec
   std::vector<Planned> plans;
   for (size_t i = 0; i < layers.size(); ++i) {
     const Layer& layer = layers[i];
-    plans.push_back(plan_layer(layer, links, static_cast<int64_t>(i)));
+    plans.push_back(plan_layer(layer, links));
     if (i + 1 == layers.size()) break;
     const Tensor* s = &saved[4 * i];
     ChannelVectors vectors(s[0], s[0].size(1));
@@ -223,5 +246,6 @@ std::vector<Tensor> chain_backward(const Tensor& grad_y, const Tensor& x,
 
 STABLE_TORCH_LIBRARY_IMPL(colorseg, COLORSEG_CUDA_KEY, m) {
   m.impl("chain", TORCH_BOX(&colorseg::cuda::chain));
+  m.impl("chain_fits", TORCH_BOX(&colorseg::cuda::chain_fits));
   m.impl("chain_backward", TORCH_BOX(&colorseg::cuda::chain_backward));
 }

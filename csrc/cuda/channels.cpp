@@ -130,10 +130,10 @@ NormalizedGradients normalized_backward(const Tensor& grad, const Tensor& x,
           bias ? in_dtype(grad_bias, bias->scalar_type()) : nothing(x)};
 }
 
-Tensor channel_sums(const Tensor& map) {
+Tensor channel_sums(const Tensor& map, ScalarType dtype) {
   using torch::stable::detail::from;
   std::array<StableIValue, 4> stack{from(map), from(std::optional<Ints>(Ints{0, 2, 3})),
-                                    from(false), from(std::optional<ScalarType>())};
+                                    from(false), from(std::optional<ScalarType>(dtype))};
   check_torch(torch_call_dispatcher("aten::sum", "dim_IntList", stack.data(), TORCH_ABI_VERSION),
               "aten::sum");
   return torch::stable::detail::to<Tensor>(stack[0]);

@@ -82,7 +82,7 @@ NormalizedGradients normalized_backward(const Tensor& grad, const Tensor& x,
                                         const OptionalTensor& weight, const OptionalTensor& bias,
                                         bool channels_last);
 
-// Sums over all but the channels, in the dtype of the map.
-Tensor channel_sums(const Tensor& map);
+// Sums over all but the channels.
+Tensor channel_sums(const Tensor& map, ScalarType dtype);
 
 }  // namespace colorseg::cuda

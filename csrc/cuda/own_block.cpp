@@ -9,11 +9,13 @@ Tensor convolve_to(const OwnConvolution& own, const OptionalTensor& bias, const 
                    const OptionalTensor& argmax, bool wants_moments) {
   const OnDevice device(y);
   Tensor parts = nothing(y);
+  OptionalTensor added;
+  if (bias) added = in_dtype(*bias, ScalarType::Float);
   dispatch_own(y, [&](auto zero) {
     using T = decltype(zero);
     Convolution<T> p = *forward_plan<T>(own);
     parts = new_tensor(y, {wants_moments ? p.tiling.blocks : 0, y.size(1), 3}, ScalarType::Double);
-    p.bias = pointer<T>(bias);
+    p.bias = pointer<float>(added);
     p.pool = argmax.has_value();
     if (argmax) p.codes = pointer<uint8_t>(*argmax);
     p.targets[0].y = pointer<T>(y);
@@ -71,7 +73,7 @@ ConvGradients own_conv2d_backward(const OwnConvolution& own, const Tensor& grad,
     return true;
   });
   if (!needs.x) g.x = nothing(x);
-  if (needs.bias) g.bias = channel_sums(grad);
+  if (needs.bias) g.bias = channel_sums(grad, own.weight.scalar_type());
   return g;
 }
 

@@ -35,6 +35,13 @@ WeightGradient<T> weight_plan(const OwnConvolution& own, Convolution<T> p, const
           static_cast<int>(own.weight.size(2) * own.weight.size(3))};
 }
 
+// Calls body(W()) with the element type of the weight of maps of T: the same, or float.
+template <typename T, typename Body>
+void dispatch_weight(const Tensor& weight, const Body& body) {
+  if (sizeof(T) == 2 && weight.scalar_type() == ScalarType::Float) return body(float());
+  body(T());
+}
+
 int channels(const Tensor& map) { return static_cast<int>(map.size(1)); }
 
 }  // namespace
@@ -82,8 +89,11 @@ void run_convolution(Convolution<T>& p, const Tensor& weight, WeightStrides stri
   const bool strict = !allows_tf32();
   const Tensor packed = new_tensor(weight, {packed_size(p, strict)}, ScalarType::Float);
   p.weight = packed.const_data_ptr();
-  pack_weight(p, strict, static_cast<const T*>(weight.const_data_ptr()), strides.k, strides.n,
-              packed.mutable_data_ptr(), stream);
+  dispatch_weight<T>(weight, [&](auto zero) {
+    using W = decltype(zero);
+    pack_weight(p, strict, static_cast<const W*>(weight.const_data_ptr()), strides.k, strides.n,
+                packed.mutable_data_ptr(), stream);
+  });
   convolve(p, strict, stream);
 }
 
@@ -94,8 +104,10 @@ Tensor run_weight_gradient(const OwnConvolution& own, const Tensor& grad, Stream
   const Tensor result = new_tensor(own.weight, sizes_of(own.weight), own.weight.scalar_type());
   const Tensor partial = new_tensor(own.weight, {partial_size(w)}, ScalarType::Float);
   const WeightStrides strides = weight_strides(own);
-  weight_gradient(w, !allows_tf32(), strides.k, strides.n, pointer<float>(partial),
-                  pointer<T>(result), stream);
+  dispatch_weight<T>(own.weight, [&](auto zero) {
+    weight_gradient(w, !allows_tf32(), strides.k, strides.n, pointer<float>(partial),
+                    pointer<decltype(zero)>(result), stream);
+  });
   return result;
 }
 

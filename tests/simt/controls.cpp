@@ -4,6 +4,6 @@
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 
-EXPORTED void set_allow_tf32(bool allowed) { colorseg::allow_tf32(allowed); }
+EXPORTED void set_allow_tf32(bool allowed) { colorseg::set_allow_tf32(allowed); }
 
 EXPORTED int64_t count_launches() { return simt::launches(); }

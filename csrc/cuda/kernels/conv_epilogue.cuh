@@ -154,7 +154,7 @@ struct Epilogue {
     for (int i = 0; i < kVector; ++i) {
       const int c = i < valid ? channel + i : channel;
       float v = value[i];
-      if (p.bias) v += widen(p.bias[c]);
+      if (p.bias) v += p.bias[c];
       if (to.adds) v += widen(old.values[i]);
       if (to.affine) v = (v - to.affine[c].center) * to.affine[c].scale + to.affine[c].offset;
       if (to.relu && v < 0) v = 0;

@@ -80,7 +80,7 @@ struct Convolution {
   ConvSource<T> sources[2];
   ConvTarget<T> targets[2];
   const void* weight;  // packed
-  const T* bias;       // or null
+  const float* bias;   // or null
   bool pool;
   uint8_t* codes;  // argmax of the max-pool, or null
   Tiling tiling;
@@ -95,10 +95,10 @@ bool plan(Convolution<T>& p, bool strict);
 template <typename T>
 int64_t packed_size(const Convolution<T>& p, bool strict);
 
-// The weight in the order in which lanes read it.  Channel k of `in`, channel n of `out` and a tap
-// have it at k * k_stride + n * n_stride + tap.
-template <typename T>
-void pack_weight(const Convolution<T>& p, bool strict, const T* weight, int64_t k_stride,
+// The weight, of T or float, in the order in which lanes read it.  Channel k of `in`, channel n of
+// `out` and a tap have it at k * k_stride + n * n_stride + tap.
+template <typename T, typename W>
+void pack_weight(const Convolution<T>& p, bool strict, const W* weight, int64_t k_stride,
                  int64_t n_stride, void* packed, Stream);
 
 template <typename T>
@@ -121,8 +121,8 @@ template <typename T>
 int64_t partial_size(const WeightGradient<T>& w);
 
 // grad_weight is laid out as in pack_weight.
-template <typename T>
+template <typename T, typename W>
 void weight_gradient(const WeightGradient<T>& w, bool strict, int64_t k_stride, int64_t n_stride,
-                     float* partial, T* grad_weight, Stream);
+                     float* partial, W* grad_weight, Stream);
 
 }  // namespace colorseg::cuda

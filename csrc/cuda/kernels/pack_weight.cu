@@ -8,8 +8,8 @@ namespace {
 constexpr int kPackThreads = 128;
 
 // The sum of the weight's taps that tap t of p stands for; k and n are places in `in` and `out`.
-template <typename T>
-__device__ float entry(const Convolution<T>& p, int t, int k, int n, const T* weight,
+template <typename T, typename W>
+__device__ float entry(const Convolution<T>& p, int t, int k, int n, const W* weight,
                        int64_t k_stride, int64_t n_stride) {
   const int from = k < p.in.padded ? p.in.channel(k) : -1;
   const int to = n < p.out.padded ? p.out.channel(n) : -1;
@@ -29,9 +29,9 @@ __device__ inline uint32_t pair(__nv_bfloat16 first, __nv_bfloat16 second) {
 }
 
 // A thread for each fragment of a lane: [taps][steps][tiles][lanes].
-template <typename T, bool kStrict>
+template <typename T, typename W, bool kStrict>
 __global__ void __launch_bounds__(kPackThreads)
-    pack(const __grid_constant__ Convolution<T> p, int steps, int tiles, const T* weight,
+    pack(const __grid_constant__ Convolution<T> p, int steps, int tiles, const W* weight,
          int64_t k_stride, int64_t n_stride, WeightFragment<kStrict>* packed) {
   const int64_t i = int64_t(blockIdx.x) * kPackThreads + threadIdx.x;
   if (i >= int64_t(p.taps.count) * steps * tiles * kWarp) return;
@@ -69,26 +69,30 @@ int64_t packed_size(const Convolution<T>& p, bool strict) {
   return matrices * weight_tiles(p.out, strict) * kWarp * (strict ? 4 : 2);
 }
 
-template <typename T>
-void pack_weight(const Convolution<T>& p, bool strict, const T* weight, int64_t k_stride,
+template <typename T, typename W>
+void pack_weight(const Convolution<T>& p, bool strict, const W* weight, int64_t k_stride,
                  int64_t n_stride, void* packed, Stream stream) {
   const int steps = steps_of(p), tiles = weight_tiles(p.out, strict && sizeof(T) == 4);
   const int64_t count = int64_t(p.taps.count) * steps * tiles * kWarp;
   const dim3 grid(static_cast<unsigned>((count + kPackThreads - 1) / kPackThreads));
   if constexpr (sizeof(T) == 4) {
     if (strict)
-      return launch(pack<T, true>, grid, dim3(kPackThreads), 0, stream, p, steps, tiles, weight,
+      return launch(pack<T, W, true>, grid, dim3(kPackThreads), 0, stream, p, steps, tiles, weight,
                     k_stride, n_stride, static_cast<WeightFragment<true>*>(packed));
   }
-  launch(pack<T, false>, grid, dim3(kPackThreads), 0, stream, p, steps, tiles, weight, k_stride,
+  launch(pack<T, W, false>, grid, dim3(kPackThreads), 0, stream, p, steps, tiles, weight, k_stride,
          n_stride, static_cast<WeightFragment<false>*>(packed));
 }
 
-#define COLORSEG_INSTANTIATE(T)                              \
-  template int64_t packed_size(const Convolution<T>&, bool); \
-  template void pack_weight(const Convolution<T>&, bool, const T*, int64_t, int64_t, void*, Stream);
-COLORSEG_INSTANTIATE(float)
-COLORSEG_INSTANTIATE(__half)
-COLORSEG_INSTANTIATE(__nv_bfloat16)
+#define COLORSEG_INSTANTIATE_PACK(T, W) \
+  template void pack_weight(const Convolution<T>&, bool, const W*, int64_t, int64_t, void*, Stream);
+COLORSEG_INSTANTIATE_PACK(float, float)
+COLORSEG_INSTANTIATE_PACK(__half, __half)
+COLORSEG_INSTANTIATE_PACK(__half, float)
+COLORSEG_INSTANTIATE_PACK(__nv_bfloat16, __nv_bfloat16)
+COLORSEG_INSTANTIATE_PACK(__nv_bfloat16, float)
+template int64_t packed_size(const Convolution<float>&, bool);
+template int64_t packed_size(const Convolution<__half>&, bool);
+template int64_t packed_size(const Convolution<__nv_bfloat16>&, bool);
 
 }  // namespace colorseg::cuda

@@ -183,10 +183,10 @@ __global__ void __launch_bounds__(kMostThreads)
 
 // A block adds up 32 neighbors of one of the weight's taps (blockIdx.y), for the channels of
 // blockIdx.z.
-template <typename T, int kTilesM, int kTilesN>
+template <typename T, typename W, int kTilesM, int kTilesN>
 __global__ void __launch_bounds__(kWarp* kSumRows)
     add_partials(const __grid_constant__ WeightGradient<T> w, const float* partial,
-                 int64_t k_stride, int64_t n_stride, T* grad_weight) {
+                 int64_t k_stride, int64_t n_stride, W* grad_weight) {
   constexpr int kCount = kTilesM * kTilesN * 4 * kWarp;
   const Convolution<T>& p = w.p;
   const int lane = threadIdx.x % kWarp, row = static_cast<int>(threadIdx.x) / kWarp;
@@ -208,7 +208,7 @@ __global__ void __launch_bounds__(kWarp* kSumRows)
   const int place = z % x_blocks * kTilesN * 8 + tile % kTilesN * 8 + lane % 4 * 2 + r % 2;
   const int k = place < p.in.padded ? p.in.channel(place) : -1;
   if (k >= 0 && n < p.out.counts[0])
-    grad_weight[k * k_stride + n * n_stride + blockIdx.y] = narrow<T>(static_cast<float>(sum));
+    grad_weight[k * k_stride + n * n_stride + blockIdx.y] = narrow<W>(static_cast<float>(sum));
 }
 
 // Of a block; more would not leave registers for its sums.
@@ -233,9 +233,9 @@ bool plan_tiles(Convolution<T>& p, int positions) {
   return share_tiles(p.tiling, memory_of(p).total(), kBlocksEach);
 }
 
-template <typename T, bool kStrict, int kTilesM, int kTilesN>
+template <typename T, typename W, bool kStrict, int kTilesM, int kTilesN>
 void run(const WeightGradient<T>& w, int64_t k_stride, int64_t n_stride, float* partial,
-         T* grad_weight, Stream stream) {
+         W* grad_weight, Stream stream) {
   const auto channels = static_cast<unsigned>(channel_blocks(w.p));
   const auto taps = static_cast<unsigned>(w.weight_taps);
   const dim3 grid(static_cast<unsigned>(w.p.tiling.blocks), channels,
@@ -243,16 +243,16 @@ void run(const WeightGradient<T>& w, int64_t k_stride, int64_t n_stride, float* 
   launch(multiply_tiles<T, kStrict, kTilesM, kTilesN>, grid,
          dim3(static_cast<unsigned>(tap_warps(w.p.taps) * kWarp)), memory_of(w.p).total(), stream,
          w, partial);
-  launch(add_partials<T, kTilesM, kTilesN>, dim3(kTilesM * kTilesN * 4, taps, channels),
+  launch(add_partials<T, W, kTilesM, kTilesN>, dim3(kTilesM * kTilesN * 4, taps, channels),
          dim3(kWarp * kSumRows), kWarp * kSumRows * sizeof(double), stream, w, partial, k_stride,
          n_stride, grad_weight);
 }
 
-template <typename T, bool kStrict>
+template <typename T, typename W, bool kStrict>
 void run(const WeightGradient<T>& w, int64_t k_stride, int64_t n_stride, float* partial,
-         T* grad_weight, Stream stream) {
+         W* grad_weight, Stream stream) {
   const auto run_kernel = [&](auto m, auto n) {
-    run<T, kStrict, m.value, n.value>(w, k_stride, n_stride, partial, grad_weight, stream);
+    run<T, W, kStrict, m.value, n.value>(w, k_stride, n_stride, partial, grad_weight, stream);
   };
   using std::integral_constant;
   const integral_constant<int, 2> two;
@@ -279,22 +279,29 @@ int64_t partial_size(const WeightGradient<T>& w) {
          tiles_n(w.p) * 4 * kWarp;
 }
 
-template <typename T>
+template <typename T, typename W>
 void weight_gradient(const WeightGradient<T>& w, bool strict, int64_t k_stride, int64_t n_stride,
-                     float* partial, T* grad_weight, Stream stream) {
+                     float* partial, W* grad_weight, Stream stream) {
   if constexpr (sizeof(T) == 4) {
-    if (strict) return run<T, true>(w, k_stride, n_stride, partial, grad_weight, stream);
+    if (strict) return run<T, W, true>(w, k_stride, n_stride, partial, grad_weight, stream);
   }
-  run<T, false>(w, k_stride, n_stride, partial, grad_weight, stream);
+  run<T, W, false>(w, k_stride, n_stride, partial, grad_weight, stream);
 }
 
-#define COLORSEG_INSTANTIATE(T)                                                               \
-  template bool plan(WeightGradient<T>&);                                                     \
-  template int64_t partial_size(const WeightGradient<T>&);                                    \
-  template void weight_gradient(const WeightGradient<T>&, bool, int64_t, int64_t, float*, T*, \
-                                Stream);
+#define COLORSEG_INSTANTIATE(T)           \
+  template bool plan(WeightGradient<T>&); \
+  template int64_t partial_size(const WeightGradient<T>&);
 COLORSEG_INSTANTIATE(float)
 COLORSEG_INSTANTIATE(__half)
 COLORSEG_INSTANTIATE(__nv_bfloat16)
+
+#define COLORSEG_INSTANTIATE_WEIGHT(T, W)                                                     \
+  template void weight_gradient(const WeightGradient<T>&, bool, int64_t, int64_t, float*, W*, \
+                                Stream);
+COLORSEG_INSTANTIATE_WEIGHT(float, float)
+COLORSEG_INSTANTIATE_WEIGHT(__half, __half)
+COLORSEG_INSTANTIATE_WEIGHT(__half, float)
+COLORSEG_INSTANTIATE_WEIGHT(__nv_bfloat16, __nv_bfloat16)
+COLORSEG_INSTANTIATE_WEIGHT(__nv_bfloat16, float)
 
 }  // namespace colorseg::cuda
