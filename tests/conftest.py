@@ -1,8 +1,14 @@
-"""Devices, the closed list of skips, and the one table of tolerances."""
+"""Devices, the closed list of skips, and the one table of tolerances.
 
+A test marked ``every_device`` runs on the CPU and, then marked ``cuda`` too, on a GPU: ``device``
+is where the tensors and modules that it makes are.  ``cpu_only`` takes a test of such a module out.
+"""
+
+import contextlib
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -21,6 +27,10 @@ if simt := os.environ.get("COLORSEG_SIMT"):
     from simt.build import load
 
     load(simt == "sanitize")
+
+if torch.cuda.is_available():
+    os.environ["COLORSEG_DEBUG"] = "1"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
 
 # Largest error allowed against the float64 reference, relative to the largest value of the tensor.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
@@ -76,10 +86,36 @@ def bfloat16_kernels() -> None:
         skip("isa")
 
 
+def has_gpu() -> bool:
+    """Whether the CUDA kernels can run here, on a GPU."""
+    import colorseg
+
+    return torch.cuda.is_available() and bool(colorseg.build_info()["cuda"])
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what is marked ``every_device`` on each."""
+    marks = metafunc.definition.get_closest_marker
+    if marks("every_device") and not marks("cpu_only"):
+        devices = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
+        metafunc.parametrize("device", devices, indirect=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    if not has_gpu():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason=SKIPS["gpu"]))
+
+
 @pytest.fixture(autouse=True)
-def fixed_seed() -> None:
-    """The same inputs in every run and in any order."""
-    torch.manual_seed(0)
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where the test's tensors are, "cpu" or "cuda"; their numbers are the same in every run."""
+    name = getattr(request, "param", "cpu")
+    with torch.device(name) if name == "cuda" else contextlib.nullcontext():
+        torch.manual_seed(0)
+        yield name
 
 
 def assert_close(got: torch.Tensor, want: torch.Tensor, dtype: torch.dtype | None = None) -> None:

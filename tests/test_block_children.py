@@ -11,6 +11,8 @@ from torch.nn.utils import parametrizations, prune
 
 from colorseg.nn import ConvBNReLU, conv_bn_relu, fuse
 
+pytestmark = pytest.mark.every_device
+
 SIZES = (5, 4, 3)
 
 

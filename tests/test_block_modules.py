@@ -13,6 +13,8 @@ from torch.func import functional_call
 
 from colorseg.nn import ConvBNReLU, SkipConv2d
 
+pytestmark = pytest.mark.every_device
+
 SIZES = (3, 4, 3)
 
 
@@ -58,7 +60,8 @@ COPIES = {
 
 @pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
 @pytest.mark.parametrize("block", [ConvBNReLU(*SIZES), SkipConv2d(*SIZES, padding=1)], ids=repr)
-def test_copies(block, duplicate):
+def test_copies(block, duplicate, device):
+    block = copy.deepcopy(block).to(device)
     other = duplicate(block)
     assert type(other) is type(block)
     x = image().float()

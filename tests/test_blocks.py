@@ -9,6 +9,8 @@ from torch import nn
 from colorseg.nn import ConvBNReLU, SkipConv2d
 from colorseg.nn.padding import conv_padding
 
+pytestmark = pytest.mark.every_device
+
 KERNELS = (1, 2, 3, 4, 5, 7)
 OPTIONS = {
     "stride 1": {},

@@ -11,6 +11,8 @@ from torch import nn
 from colorseg.benchmark.memory import peak_memory
 from colorseg.models import NETWORKS
 
+pytestmark = pytest.mark.every_device
+
 ALL = pytest.mark.parametrize("name", NETWORKS)
 MODES = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 
@@ -183,6 +185,7 @@ def step(model, x, labels):
     return peak_memory(run)
 
 
+@pytest.mark.cpu_only
 @ALL
 def test_needs_less_memory_than_eager(name):
     model, plain = twins(name, 3, 32, 24, 1)

@@ -8,6 +8,8 @@ from parity import DTYPES, LAYOUTS, check_parity, gradients, lay_out, leaf
 
 from colorseg import ops, reference
 
+pytestmark = pytest.mark.every_device
+
 SHAPES = {
     "plain": (2, 5, 8, 10),
     "odd": (3, 24, 9, 7),
@@ -165,6 +167,7 @@ def test_half_logits_give_a_float32_loss():
         assert torch.autograd.grad(loss, z)[0].dtype == dtype
 
 
+@pytest.mark.cpu_only
 def test_threads_give_the_same_bits():
     logits, labels, _ = make_inputs((3, 24, 65, 70), torch.float32)
     results, threads = [], torch.get_num_threads()

@@ -1,9 +1,12 @@
 """How far the exponentials and logarithms of color_cross_entropy are from float64."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
 from colorseg import ops
+
+pytestmark = pytest.mark.every_device
 
 
 def largest_ulp_error(got, want):

@@ -11,6 +11,8 @@ from torch import nn
 import colorseg
 from colorseg.models import ConvTransposeNet, PoolUpsampleNet, UNet
 
+pytestmark = pytest.mark.every_device
+
 
 @pytest.fixture(autouse=True)
 def fresh_compiler():

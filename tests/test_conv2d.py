@@ -7,6 +7,8 @@ from parity import DTYPES, LAYOUTS, check_parity, double, gradients, lay_out, le
 
 from colorseg import ops, reference
 
+pytestmark = pytest.mark.every_device
+
 SHAPES = {
     "plain": (2, 8, 10),
     "odd": (3, 9, 7),
@@ -186,15 +188,16 @@ def test_half_types(dtype):
     assert [g.dtype for g in grads] == [dtype] * 4
 
 
-def test_autocast():
+def test_autocast(device):
     (x, weight, bias, _), options = make_inputs((2, 8, 10), torch.float32, padding=1)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(device, torch.bfloat16):
         assert ops.conv2d(x, weight, bias, **options).dtype == torch.bfloat16
         trained = ops.conv2d(x, leaf(weight), bias, **options)
-    assert trained.dtype == torch.float32
+    assert trained.dtype == (torch.float32 if device == "cpu" else torch.bfloat16)
     assert_close(trained, reference.conv2d(double(x), double(weight), double(bias), **options))
 
 
+@pytest.mark.cpu_only
 def test_threads_agree():
     (x, weight, bias, _), options = make_inputs((3, 33, 40), torch.float32, padding=1)
     threads = torch.get_num_threads()

@@ -7,6 +7,8 @@ from parity import DTYPES, double, gradients, lay_out, leaf
 
 from colorseg import ops, reference
 
+pytestmark = pytest.mark.every_device
+
 # (image, kernel, options): every tap live, some, one alone, none of a row
 CASES = {
     "1x1": ((3, 5, 7), 1, {}),

@@ -9,6 +9,8 @@ from parity import DTYPES, LAYOUTS, double, gradients, leaf
 
 from colorseg import ops, reference
 
+pytestmark = pytest.mark.every_device
+
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -180,6 +182,7 @@ def test_maxpool_ties_and_nan_are_torch():
         assert torch.equal(got, want)
 
 
+@pytest.mark.cpu_only
 def test_threads_give_the_same_bits():
     """Everything but ATen's convolution, which a 1x1 identity leaves exact."""
     x, weight = torch.randn(3, 4, 65, 70), torch.eye(4).reshape(4, 4, 1, 1)
@@ -211,12 +214,12 @@ def test_half_inference(dtype):
 
 @pytest.mark.parametrize("grad", [True, False], ids=["train", "infer"])
 @pytest.mark.parametrize("residual", [False, True], ids=["alone", "residual"])
-def test_autocast(residual, grad):
+def test_autocast(residual, grad, device):
     inputs, options = make_inputs((2, 8, 10), torch.float32, padding=1, residual=residual)
     stats, exact_stats = running_statistics(torch.float32), running_statistics(torch.float64)
-    with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(grad):
+    with torch.autocast(device, torch.bfloat16), torch.set_grad_enabled(grad):
         y = call(ops, [leaf(t) for t in inputs], stats, training=grad, **options)
-    assert y.dtype == (torch.float32 if grad else torch.bfloat16)
+    assert y.dtype == (torch.float32 if grad and device == "cpu" else torch.bfloat16)
     assert_close(
         y, call(reference, [double(t) for t in inputs], exact_stats, training=grad, **options)
     )

@@ -13,6 +13,8 @@ from torch import nn
 import colorseg
 from colorseg import models
 
+pytestmark = pytest.mark.every_device
+
 CLASSES = 3
 
 

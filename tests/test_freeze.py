@@ -13,6 +13,8 @@ import colorseg
 from colorseg import models
 from colorseg.nn import ConvBNReLU
 
+pytestmark = pytest.mark.every_device
+
 
 def make():
     return nn.Sequential(ConvBNReLU(2, 4, 3), ConvBNReLU(4, 4, 3), nn.Conv2d(4, 2, 1))

@@ -16,6 +16,8 @@ import colorseg
 from colorseg.models import ConvTransposeNet, PoolUpsampleNet, UNet
 from colorseg.nn import ConvBNReLU, FusedSequential, SkipConv2d
 
+pytestmark = pytest.mark.every_device
+
 
 class Stage(nn.Sequential):
     """A subclass with the stock forward."""

@@ -13,6 +13,8 @@ from torch import nn
 import colorseg
 from colorseg.nn.forms import BasicBlock, Bottleneck
 
+pytestmark = pytest.mark.every_device
+
 
 def conv(inputs, outputs, kernel, stride=1):
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)

@@ -9,6 +9,8 @@ from torch import nn
 
 from colorseg.nn import ConvBNReLU
 
+pytestmark = pytest.mark.every_device
+
 
 def make_block() -> ConvBNReLU:
     """A block whose parameters and statistics bfloat16 holds exactly, as its input below."""
@@ -34,39 +36,42 @@ def test_a_half_block_computes_in_float32(training, dtype):
 
 
 @pytest.mark.parametrize("frozen", ["nothing", "convolution", "batch norm"])
-def test_autocast_fine_tuning(frozen):
+def test_autocast_fine_tuning(frozen, device):
     block, x = make_block(), torch.randn(2, 3, 8, 8)
     kinds = {"convolution": nn.Conv2d, "batch norm": nn.BatchNorm2d}
     for child in block:
         if isinstance(child, kinds.get(frozen, ())):
             child.requires_grad_(False)
     exact = copy.deepcopy(block).double()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(device, torch.bfloat16):
         y = block(x)
     want = exact(x.double())
-    assert y.dtype == torch.float32
+    maps = torch.float32 if device == "cpu" else torch.bfloat16  # the CPU trains in float32
+    assert y.dtype == maps
     assert_close(y, want)
     cotangent = torch.randn_like(want)
-    y.backward(cotangent.float()), want.backward(cotangent)
+    y.backward(cotangent.to(maps)), want.backward(cotangent)
     for p, q in zip(block.parameters(), exact.parameters(), strict=True):
         assert (p.grad is None) == (q.grad is None) == (not p.requires_grad)
         if p.grad is not None:
-            assert_close(p.grad, q.grad)
+            assert p.grad.dtype == torch.float32
+            assert_close(p.grad, q.grad, maps)
 
 
-def test_autocast_of_a_half_model():
+def test_autocast_of_a_half_model(device):
     block, x = make_block().eval(), torch.randn(2, 3, 8, 8)
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+    with torch.autocast(device, torch.bfloat16), torch.no_grad():
         y = copy.deepcopy(block).bfloat16()(x)
     assert_close(y, block.double()(x.double()), torch.bfloat16)
 
 
-def test_batch_norm_is_recalibrated_in_float32_under_autocast():
+def test_batch_norm_is_recalibrated_in_float32_under_autocast(device):
     block, x = make_block(), torch.randn(2, 3, 8, 8)
     exact = copy.deepcopy(block).double()
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+    with torch.autocast(device, torch.bfloat16), torch.no_grad():
         block(x), exact(x.double())
-    assert_close(block[1].running_var, exact[1].running_var)
+    maps = torch.float32 if device == "cpu" else torch.bfloat16
+    assert_close(block[1].running_var, exact[1].running_var, maps)
 
 
 def test_a_plain_tensor_in_place_of_a_weight():

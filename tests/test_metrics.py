@@ -5,6 +5,8 @@ import torch
 
 from colorseg.metrics import colorfulness, pixel_accuracy, psnr
 
+pytestmark = pytest.mark.every_device
+
 
 def test_pixel_accuracy_counts_equal_pixels():
     target = torch.tensor([[[0, 1], [2, 3]]])

@@ -11,6 +11,8 @@ from plain_twins import PLAIN, train_steps
 import colorseg
 from colorseg.models import NETWORKS, PoolUpsampleNet, UNet
 
+pytestmark = pytest.mark.every_device
+
 ALL = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 
 
@@ -63,14 +65,14 @@ def test_loads_a_file_of_a_course(network, tmp_path):
 
 @ALL
 @pytest.mark.parametrize("training", [False, True])
-def test_autocast(network, training):
-    """Inference computes in bfloat16, training in float32."""
+def test_autocast(network, training, device):
+    """Inference computes in bfloat16, training on the CPU in float32."""
     model = network(num_filters=4, num_colors=5).train(training)
     x = torch.rand(2, 1, 9, 8)
     exact = copy.deepcopy(model).double()(x.double())
-    with torch.set_grad_enabled(training), torch.autocast("cpu", torch.bfloat16):
+    with torch.set_grad_enabled(training), torch.autocast(device, torch.bfloat16):
         y = model(x)
-    assert y.dtype == (torch.float32 if training else torch.bfloat16)
+    assert y.dtype == (torch.float32 if training and device == "cpu" else torch.bfloat16)
     if training:
         y.square().sum().backward()
         exact.square().sum().backward()
@@ -99,7 +101,7 @@ def shapes(n, generator):
     label = torch.zeros(n, 16, 16, dtype=torch.long)
     for picture, labels in zip(grey, label, strict=True):
         for color, brightness in 3 * ((1, 0.9), (2, 0.1)):
-            top, left = torch.randint(13, (2,), generator=generator).tolist()
+            top, left = torch.randint(13, (2,), generator=generator, device="cpu").tolist()
             picture[:, top : top + 3, left : left + 3] = brightness
             labels[top : top + 3, left : left + 3] = color
     return grey, label

@@ -9,6 +9,8 @@ from torch import nn
 
 from colorseg.models import NETWORKS, ConvTransposeNet, PoolUpsampleNet, UNet
 
+pytestmark = pytest.mark.every_device
+
 ALL = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 CONVS = {  # name: weight shapes of module1 ... module4, module_last
     "pool_upsample": [(32, 1), (64, 32), (32, 64), (24, 32), (24, 24)],
@@ -108,6 +110,7 @@ def test_module_last_is_bare(network):
     assert last.kernel_size == (3, 3)
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize(
     ("x", "error", "message"),
     [

@@ -8,6 +8,8 @@ from parity import lay_out
 from colorseg import ops, reference
 from colorseg.palette import Palette
 
+pytestmark = pytest.mark.every_device
+
 HORSE24 = Palette.horse24().colors
 SHAPES = {
     "plain": (2, 8, 10),
@@ -16,6 +18,11 @@ SHAPES = {
     "large": (2, 65, 70),
     "empty": (0, 8, 8),
 }
+
+
+@pytest.fixture
+def horse24(device):
+    return HORSE24.to(device)
 
 
 def make_rgb(size, dtype, layout="contiguous"):
@@ -30,19 +37,19 @@ def make_rgb(size, dtype, layout="contiguous"):
 )
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced", "expanded"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_matches_reference(shape, layout, dtype):
+def test_matches_reference(shape, layout, dtype, horse24):
     rgb = make_rgb(SHAPES[shape], dtype, layout)
     exact = rgb if dtype == torch.uint8 else rgb.double()
-    got, want = ops.nearest_color(rgb, HORSE24), reference.nearest_color(exact, HORSE24.double())
+    got, want = ops.nearest_color(rgb, horse24), reference.nearest_color(exact, horse24.double())
     assert got.dtype == torch.int64
     assert torch.equal(got, want)
 
 
-def test_the_same_bits_as_the_float32_expression():
+def test_the_same_bits_as_the_float32_expression(horse24):
     """On a grid of all 8-bit colors, so that instruction sets and torch label data alike."""
     steps = torch.arange(0, 256, 5, dtype=torch.uint8)
     rgb = torch.cartesian_prod(steps, steps, steps).T.reshape(1, 3, len(steps), -1)
-    assert torch.equal(ops.nearest_color(rgb, HORSE24), reference.nearest_color(rgb, HORSE24))
+    assert torch.equal(ops.nearest_color(rgb, horse24), reference.nearest_color(rgb, horse24))
 
 
 def test_ties_go_to_the_lowest_index():
@@ -65,29 +72,30 @@ def test_large_palettes_and_dtypes():
         ops.nearest_color(rgb, palette, dtype=torch.float32)
 
 
-def test_threads_give_the_same_bits():
+@pytest.mark.cpu_only
+def test_threads_give_the_same_bits(horse24):
     rgb, threads = torch.rand(3, 3, 65, 70), torch.get_num_threads()
     results = []
     for count in (1, 2):
         torch.set_num_threads(count)
-        results.append(ops.nearest_color(rgb, HORSE24))
+        results.append(ops.nearest_color(rgb, horse24))
     torch.set_num_threads(threads)
     assert torch.equal(*results)
 
 
-def test_opcheck():
+def test_opcheck(horse24):
     torch.library.opcheck(
-        torch.ops.colorseg.nearest_color.default, (make_rgb((2, 5, 6), torch.uint8), HORSE24)
+        torch.ops.colorseg.nearest_color.default, (make_rgb((2, 5, 6), torch.uint8), horse24)
     )
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_compiles_whole(backend):
+def test_compiles_whole(backend, horse24):
     compiled = torch.compile(
-        lambda t: ops.nearest_color(t, HORSE24) + 1, fullgraph=True, backend=backend
+        lambda t: ops.nearest_color(t, horse24) + 1, fullgraph=True, backend=backend
     )
     rgb = make_rgb((2, 8, 10), torch.uint8)
-    assert_close(compiled(rgb), ops.nearest_color(rgb, HORSE24) + 1, torch.float64)
+    assert_close(compiled(rgb), ops.nearest_color(rgb, horse24) + 1, torch.float64)
 
 
 RGB = torch.zeros(1, 3, 4, 4)
@@ -112,6 +120,7 @@ ERRORS = [
 ]
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize(("rgb", "palette", "error", "message"), ERRORS, ids=[e[3] for e in ERRORS])
 def test_errors(rgb, palette, error, message):
     with pytest.raises(error) as raised:

@@ -9,6 +9,8 @@ from parity import DTYPES, LAYOUTS, check_parity, gradients, lay_out, leaf
 
 from colorseg import ops, reference
 
+pytestmark = pytest.mark.every_device
+
 SHAPES = {"plain": (2, 2, 8, 10), "odd": (3, 5, 9, 7), "1x1": (4, 3, 1, 1), "large": (2, 2, 65, 70)}
 CASES = {
     "default": {},
@@ -34,19 +36,16 @@ def make_inputs(size, dtype, layout="contiguous", target="int64", ignore=None):
     return lay_out(torch.randn(size, dtype=dtype), layout), labels
 
 
-def exact_options(options):
-    """Options with the weight in float64."""
-    return {k: v.double() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+def weighted(options, like):
+    """Options with the weight in the dtype, and on the device, of a tensor."""
+    return {k: v.to(like) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
 
 
 def compare(logits, labels, **options):
     """Parity of the loss and its gradient."""
-    dtyped = {
-        k: v.to(logits.dtype) if isinstance(v, torch.Tensor) else v for k, v in options.items()
-    }
     check_parity(
-        lambda z: ops.soft_iou_loss(z, labels, **dtyped),
-        lambda z: reference.soft_iou_loss(z, labels, **exact_options(options)),
+        lambda z: ops.soft_iou_loss(z, labels, **weighted(options, z)),
+        lambda z: reference.soft_iou_loss(z, labels, **weighted(options, z)),
         [logits],
     )
 
@@ -137,6 +136,7 @@ def test_nan_and_infinity_propagate(channels, value):
     compare(logits, labels, per="image", reduction="none", classes="all")
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("channels", [2, 3])
 def test_threads_give_the_same_bits(channels):
     logits, labels = make_inputs((3, channels, 65, 70), torch.float32)

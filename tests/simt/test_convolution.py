@@ -1,4 +1,4 @@
-"""The library's own CUDA convolutions, which take maps in channels_last: they run in the emulation.
+"""The library's own CUDA convolutions, which take maps in channels_last: on a GPU or emulated.
 
 Half types, tf32, and the channel counts and kernels at which tiles and fragments end.
 """
@@ -11,7 +11,9 @@ from conftest import assert_close, skip
 from simt.build import count_launches, set_allow_tf32
 from torch import Tensor
 
-from colorseg import reference
+from colorseg import _C, reference
+
+pytestmark = pytest.mark.every_device
 
 STRICT = 1e-6  # of float32 in three products of tf32 each
 KERNELS = {
@@ -29,11 +31,14 @@ KERNELS = {
 
 
 @pytest.fixture(autouse=True)
-def emulation():
-    if not os.environ.get("COLORSEG_SIMT"):
+def set_tf32(device):
+    """Sets whether the kernels may use it; they may not without a call, nor after the test."""
+    if device == "cpu" and not os.environ.get("COLORSEG_SIMT"):
         skip("simt")
-    yield
-    set_allow_tf32(False)
+    set_to = _C.set_allow_tf32 if device == "cuda" else set_allow_tf32
+    set_to(False)
+    yield set_to
+    set_to(False)
 
 
 def run(
@@ -54,9 +59,10 @@ def run(
         None, None, False, upsample, [stride] * 2, list(padding), [1, 1], 1, transposed,
         [output_padding] * 2,
     )  # fmt: skip
-    launches = count_launches()
+    launches = count_launches() if x.device.type == "cpu" else 0
     y = torch.ops.colorseg.conv2d.default(x, weight, bias, skipped, *tail)
-    assert count_launches() == launches + 2, "a weight packed, and a convolution"
+    if x.device.type == "cpu":
+        assert count_launches() == launches + 2, "a weight packed, and a convolution"
     leaves = [None if t is None else t.double().requires_grad_() for t in tensors]
     seen = torch.nn.functional.interpolate(leaves[0], scale_factor=2) if upsample else leaves[0]
     inputs = seen if skipped is None else torch.cat([seen, leaves[3]], 1)
@@ -106,9 +112,9 @@ def test_strict_float32(kernel):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_tf32(kernel):
+def test_tf32(kernel, set_tf32):
     """Where torch allows it: ten bits of each factor, and all of the sum."""
-    set_allow_tf32(True)
+    set_tf32(True)
     errors = [error(got, want) for got, want in run(torch.float32, **KERNELS[kernel])]
     assert max(errors) < 2e-3
     assert max(errors[:-1]) > STRICT, "float32 was meant to be shortened"

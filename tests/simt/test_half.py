@@ -1,4 +1,4 @@
-"""Half types, which only the CUDA kernels read: they run in the emulation."""
+"""Half types, which only the CUDA kernels read: they run on a GPU or in the emulation."""
 
 import os
 
@@ -9,24 +9,26 @@ from conftest import TOLERANCE, assert_close, skip
 from colorseg import reference
 from colorseg.palette import Palette
 
+pytestmark = pytest.mark.every_device
+
 HALF = (torch.float16, torch.bfloat16)
 PALETTE = Palette.horse24().colors
 
 
 @pytest.fixture(autouse=True)
-def emulation():
-    if not os.environ.get("COLORSEG_SIMT"):
+def cuda_kernels(device):
+    if device == "cpu" and not os.environ.get("COLORSEG_SIMT"):
         skip("simt")
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("rgb", [False, True])
-def test_color_cross_entropy(dtype, channels_last, rgb):
+def test_color_cross_entropy(dtype, channels_last, rgb, device):
     layout = torch.channels_last if channels_last else torch.contiguous_format
     logits = (3 * torch.randn(2, 24, 9, 11)).to(dtype).contiguous(memory_format=layout)
     target = torch.rand(2, 3, 9, 11) if rgb else torch.randint(0, 24, (2, 9, 11))
-    weight, palette = torch.rand(24) + 0.5, PALETTE if rgb else None
+    weight, palette = torch.rand(24) + 0.5, PALETTE.to(device) if rgb else None
     loss, lse, normalizer, argmax, correct, valid, grad = (
         torch.ops.colorseg.color_cross_entropy.default(
             logits, target, palette, weight, -100, 0.1, "mean", True, True
