@@ -39,6 +39,8 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.bfloat16: 2e-2, to
 SKIPS = {
     "gpu": "needs a CUDA device and a build with CUDA",
     "shared_data": "needs the real images: set COLORSEG_DATA to their folder",
+    "gpus": "needs two CUDA devices",
+    "gpu_memory": "needs 30 GB of free memory on the CUDA device",
     "isa": "needs an instruction set that this machine does not have",
     "simt": "needs the CUDA kernels on the CPU: set COLORSEG_SIMT=1",
     "torchvision": "needs torchvision 0.28.0: pip install --no-deps torchvision==0.28.0",
@@ -94,11 +96,13 @@ def has_gpu() -> bool:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what is marked ``every_device`` on each."""
-    marks = metafunc.definition.get_closest_marker
-    if marks("every_device") and not marks("cpu_only"):
+    """Run what is marked ``every_device`` on each, and what is marked ``cuda`` on a GPU."""
+    mark = metafunc.definition.get_closest_marker
+    if mark("every_device") and not mark("cpu_only"):
         devices = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
         metafunc.parametrize("device", devices, indirect=True)
+    elif mark("cuda"):
+        metafunc.parametrize("device", ["cuda"], indirect=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
