@@ -11,6 +11,8 @@ from colorseg.models.deeplabv3 import DeepLabV3
 from colorseg.nn.folded import FoldedConv2d, fold
 from colorseg.nn.forms import Form
 from colorseg.nn.functional import why_not_readable
+from colorseg.nn.graphed import GraphedNetwork
+from colorseg.nn.kernels import HALF
 from colorseg.nn.packed import PackedChain, check_dtype, links_of
 from colorseg.palette import Palette
 
@@ -44,15 +46,18 @@ def optimize_for_inference(model: nn.Module, dtype: torch.dtype = torch.float32)
     """A copy of ``model`` for inference: batch norm folded, weights packed, blocks chained.
 
     The copy computes what the model computes in eval mode, up to rounding, and is independent of
-    it from then on.  Threads may share it.
+    it from then on.  Threads may share it.  Of a model on CUDA, the whole is replayed as one CUDA
+    graph for each shape of its input, the last 8 of them; what cannot be recorded runs as it is,
+    and the log says why.
 
     Args:
         model: a colorisation network, a DeepLabV3, a ``Sequential`` of convolution blocks that
             ends in a convolution, or a model with such parts, or fused ResNet blocks, in it (the
-            rest is copied as it is).
-        dtype: torch.float32; or, where ``colorseg.build_info()["cpu_bfloat16"]`` is true (the CPU
-            has AVX512_BF16), torch.bfloat16, with sums in float32.  ``model`` itself is in float32;
-            what is not replaced of the copy is converted.
+            rest is copied as it is); on CUDA any model of one tensor.
+        dtype: torch.float32; on CUDA also torch.bfloat16 and torch.float16; on the CPU, where
+            ``colorseg.build_info()["cpu_bfloat16"]`` is true (it has AVX512_BF16), torch.bfloat16,
+            with sums in float32.  ``model`` itself is in float32; what is not replaced of the copy
+            is converted.
 
     Returns:
         A module in eval mode, without gradients, that takes the inputs of ``model`` in ``dtype``.
@@ -60,6 +65,8 @@ def optimize_for_inference(model: nn.Module, dtype: torch.dtype = torch.float32)
     Raises:
         ValueError: nothing in the model can be optimised, or not in this dtype.
     """
+    if any(p.device.type == "cuda" for p in model.parameters()):
+        return _graphed(model, dtype)
     check_dtype(dtype)
     if _is_stock(model):
         return OptimizedNetwork(model, dtype)
@@ -70,6 +77,17 @@ def optimize_for_inference(model: nn.Module, dtype: torch.dtype = torch.float32)
             "convolution, batch norm and ReLU, and no residual block, on the CPU in float32"
         )
     return optimized.to(dtype) if dtype == torch.bfloat16 else optimized
+
+
+def _graphed(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    if dtype not in (torch.float32, *HALF):
+        raise ValueError(
+            f"on CUDA a model computes in float32, bfloat16 or float16, got {dtype}; choose one"
+        )
+    devices = sorted({str(p.device) for p in model.parameters()})
+    if len(devices) > 1:
+        raise ValueError(f"the model is on {' and '.join(devices)}; move all of it to one device")
+    return GraphedNetwork(copy.deepcopy(model).eval().to(dtype))
 
 
 def _is_stock(module: nn.Module) -> TypeGuard[ColorNetwork]:

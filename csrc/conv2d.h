@@ -54,7 +54,7 @@ inline void check_conv_options(const ConvOptions& o) {
   STD_TORCH_CHECK(o.groups > 0, "groups must be positive, got ", o.groups);
 }
 
-// float_weight: whether weight may also be float32.
+// float_weight: whether weight and bias may also be float32.
 inline ConvShape check_conv2d(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
                               const OptionalTensor& skip, const Prologue& prologue,
                               const ConvOptions& o, bool float_weight = false) {
@@ -67,9 +67,11 @@ inline ConvShape check_conv2d(const Tensor& x, const Tensor& weight, const Optio
   STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double ||
                       dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
                   "x must be float32, float64, bfloat16 or float16, got ", toString(dtype));
-  check_same_device("weight", weight, x);
-  if (!float_weight || weight.scalar_type() != ScalarType::Float)
-    check_same_kind("weight", weight, x);
+  const auto check_kind = [&](const char* name, const Tensor& t) {
+    if (float_weight && t.scalar_type() == ScalarType::Float) return check_same_device(name, t, x);
+    check_same_kind(name, t, x);
+  };
+  check_kind("weight", weight);
   const int64_t scale = prologue.upsample ? 2 : 1;
   ConvShape s{x.size(0), x.size(1), 0, scale * x.size(2), scale * x.size(3), 0, 0, 0};
   check_per_channel("in_scale", prologue.scale, s.in_channels, x);
@@ -93,7 +95,7 @@ inline ConvShape check_conv2d(const Tensor& x, const Tensor& weight, const Optio
   STD_TORCH_CHECK(channels % o.groups == 0 && s.out_channels % o.groups == 0, "groups=", o.groups,
                   " must divide the ", channels, " input and ", s.out_channels, " output channels");
   if (bias) {
-    check_same_kind("bias", *bias, x);
+    check_kind("bias", *bias);
     STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == s.out_channels, "bias must have shape (",
                     s.out_channels, "), got ", shape_of(*bias));
   }

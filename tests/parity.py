@@ -49,19 +49,25 @@ def check_parity(
     inputs: Sequence[Tensor | None],
     **options: Any,
 ) -> Tensor:
-    """Compare result and gradients of ``op`` with ``reference`` in float64; return the result."""
+    """Compare result and gradients of ``op`` with ``reference`` in float64; return the result.
+
+    On a GPU the gradients may be as far off as those of ``reference`` are in the dtype of the
+    inputs: cuDNN has fast algorithms for some shapes that are.
+    """
     ours, exact = [leaf(t) for t in inputs], [double(t) for t in inputs]
     y, want = op(*ours, **options), reference(*exact, **options)
     assert_close(y, want)
     assert y.dtype == ours[0].dtype
     cotangent = torch.randn_like(want)
     got = gradients(y, ours, cotangent.to(y.dtype))
-    for g, t, ref in zip(
-        got,
-        [t for t in ours if t is not None and t.requires_grad],
-        gradients(want, exact, cotangent),
-        strict=True,
-    ):
+    wanted = gradients(want, exact, cotangent)
+    rough = wanted
+    if y.device.type == "cuda":
+        leaves = [leaf(t) for t in inputs]
+        rough = gradients(reference(*leaves, **options), leaves, cotangent.to(y.dtype))
+    needed = [t for t in ours if t is not None and t.requires_grad]
+    for g, t, ref, torchs in zip(got, needed, wanted, rough, strict=True):
         assert g.dtype == t.dtype
-        assert_close(g, ref)
+        if torchs is ref or not (g - ref).norm() <= 1.01 * (torchs - ref).norm():
+            assert_close(g, ref)
     return y.detach()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -81,5 +82,11 @@ def normalize(images: Tensor) -> Tensor:
         float32 of the same shape.
     """
     values = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-    mean, deviation = (values.new_tensor(part)[:, None, None] for part in (MEAN, DEVIATION))
+    mean, deviation = _normalization(values.device)
     return (values - mean) / deviation
+
+
+@cache  # a copy from the host would end the recording of a CUDA graph
+def _normalization(device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, deviation = (torch.tensor(part)[:, None, None].to(device) for part in (MEAN, DEVIATION))
+    return mean, deviation

@@ -10,6 +10,8 @@ from torch.autograd import forward_ad
 
 from colorseg._extension import load
 
+# a lookup that torch.compile can trace
+_WITH_KERNELS = ("cpu", "meta", "cuda") if load().cuda_built else ("cpu", "meta")
 _autocast_library = torch.library.Library("colorseg", "IMPL")
 
 
@@ -17,7 +19,7 @@ def check_usable(op: str, *tensors: Tensor | None) -> None:
     """Raise if ``op`` has no kernel for the device of the first tensor, or one has a tangent."""
     assert tensors[0] is not None
     device = tensors[0].device.type
-    if device not in ("cpu", "meta") and not _has_kernel(op, device):
+    if device not in _WITH_KERNELS and not _has_kernel(op, device):
         build = (
             " (colorseg was built without CUDA: with a CUDA build of torch and nvcc, reinstall it)"
             if device == "cuda" and not load().cuda_built

@@ -26,6 +26,7 @@ class ColorTask:
 
     row = Epoch
     smallest_batch = 1
+    why_no_graph: str | None = None
 
     def __init__(
         self, images: ImageSet, palette: Palette, device: torch.device, plain: bool = False
@@ -36,7 +37,10 @@ class ColorTask:
         self.name = images.name
         self.palette = palette
         self.device = device
-        self.targets = palette.quantize(images.images) if plain else images.images
+        # on CUDA all pictures stay there, as bytes
+        self._pictures = ImageSet(images.images.to(device), images.name)
+        labels = palette.quantize(images.images).to(device) if plain else None
+        self.targets = self._pictures.images if labels is None else labels
         self._operator = reference.color_cross_entropy if plain else ops.color_cross_entropy
         self._colors = None if plain else palette.colors.to(device)
 
@@ -85,8 +89,7 @@ class ColorTask:
 
     def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Grey pictures ``(n, 1, H, W)`` and their targets, on the device."""
-        grey = self.images.grey(index).to(self.device)
-        return grey, self.targets[index].to(self.device)
+        return self._pictures.grey(index), self.targets[index]
 
 
 def palette_of(model: nn.Module) -> Palette:

@@ -69,6 +69,13 @@ def build_parser(network: str) -> argparse.ArgumentParser:
     add("--optimizer", "adamw adds a weight decay of 0.01", choices=OPTIMIZERS)
     add("--seed", "decides weights and batches", type=int, metavar="N")
     add("--device", "where to compute, as torch names it", metavar="NAME")
+    add("--amp", "compute in bfloat16 where that is safe; on CUDA", action="store_true")
+    parser.add_argument(
+        "--no-cuda-graphs",
+        dest="cuda_graphs",
+        action="store_false",
+        help="run the operators of a step one by one, on CUDA",
+    )
     parser.add_argument(
         "--out",
         metavar="FOLDER",

@@ -31,6 +31,8 @@ class RunConfig:
         seed: decides weights, batches and everything else that is random.
         device: anything ``torch.device`` takes.
         amp: forward in bfloat16 where torch's autocast takes that for safe; CUDA only.
+        cuda_graphs: on CUDA, replay the steps of full batches as one graph; where that is not
+            possible, the log says why.
         out: folder for everything the run writes.
         resume: go on with the run found in ``out``, or start one where there is none.
         reference: plain torch modules and loss instead of the fused ones, to compare with.
@@ -51,6 +53,7 @@ class RunConfig:
     seed: int = 0
     device: str = "cpu"
     amp: bool = False
+    cuda_graphs: bool = True
     out: str = "runs/unet"
     resume: bool = False
     reference: bool = False
@@ -77,7 +80,7 @@ class RunConfig:
         for name in ("epochs", "batch_size"):
             self._integer(name, 1, None)
         self._integer("seed", 0, 2**32 - 1)
-        for name in ("amp", "resume", "reference", "reshuffle", "download"):
+        for name in ("amp", "cuda_graphs", "resume", "reference", "reshuffle", "download"):
             self._require(name, isinstance(getattr(self, name), bool), "true or false")
         rate = isinstance(self.lr, int | float) and math.isfinite(self.lr) and self.lr > 0
         self._require("lr", rate, "a number above 0, usually between 0.0001 and 0.1")

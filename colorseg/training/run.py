@@ -15,10 +15,12 @@ from colorseg.training.config import RunConfig
 from colorseg.training.history import History, Row
 from colorseg.training.plots import save_curves, save_samples
 from colorseg.training.seeding import batch_order, seed_everything
+from colorseg.training.step import GraphedStep, Step
 from colorseg.training.task import Task
 
 logger = logging.getLogger(__name__)
 
+LOOK_EVERY = 50  # batches on CUDA
 POWER = 0.9  # of the polynomial schedule, as in torchvision's references/segmentation
 
 
@@ -29,13 +31,16 @@ class Run:
         self, model: nn.Module, train: Task, val: Task, config: RunConfig, out: Path
     ) -> None:
         self.model, self.train, self.val, self.config, self.out = model, train, val, config, out
-        self.optimizer = _optimizer(model, config)
+        self.optimizer, graphed = _optimizer(model, train, config)
         _batches(torch.arange(len(train)), config.batch_size, train)  # for its check
         data = ", ".join(f"{task.name} {task.sha256()[:12]}" for task in (train, val))
         self.identity = config.identity() | {"data": data}
         self.history = checkpoint.restore_checkpoint(
             out / "last.pt", model, self.optimizer, self.identity, train.row
         )
+        for group in self.optimizer.param_groups:
+            group["lr"] = _rate(config, train.device, graphed)
+        self._step = (GraphedStep if graphed else Step)(model, train, self.optimizer, config.amp)
         if len(self.history) < config.epochs:
             for task in (train, val):
                 task.prepare(model)
@@ -83,35 +88,34 @@ class Run:
 
         self.model.train()
         losses: list[float] = []
+        waiting: list[Tensor] = []  # looking at a loss waits for the device
+        look_every = 1 if self.train.device.type == "cpu" else LOOK_EVERY
         title = f"epoch {number}/{self.config.epochs}"
         # disable=None: no bar where stderr is no terminal
         with tqdm(total=len(order), desc=title, unit=" images", leave=False, disable=None) as bar:
             batches = _batches(order, self.config.batch_size, self.train)
             for number_of_batch, index in enumerate(batches):
                 self._set_rate(number - 1 + number_of_batch / len(batches))
-                loss = self._step(index)
-                self._require_finite(loss, f"epoch {number}, batch {len(losses) + 1}")
-                losses.append(loss)
-                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+                waiting.append(self._step(index))
+                if len(waiting) == look_every or number_of_batch + 1 == len(batches):
+                    for loss in torch.stack(waiting).tolist():
+                        self._require_finite(loss, f"epoch {number}, batch {len(losses) + 1}")
+                        losses.append(loss)
+                    waiting.clear()
+                    bar.set_postfix(loss=f"{losses[-1]:.4f}", refresh=False)
                 bar.update(len(index))
         return math.fsum(losses) / len(losses)
-
-    def _step(self, index: Tensor) -> float:
-        # bfloat16 has the range of float32, so that gradients need no scaling
-        kind = self.config.device.split(":")[0]
-        with torch.autocast(kind, torch.bfloat16, enabled=self.config.amp):
-            loss = self.train.loss(self.model, index)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        return loss.item()
 
     def _set_rate(self, epochs: float) -> None:
         """The learning rate after so many epochs."""
         if self.config.schedule == "poly":
             left = 1 - epochs / self.config.epochs
+            rate = self.config.lr * left**POWER
             for group in self.optimizer.param_groups:
-                group["lr"] = self.config.lr * left**POWER
+                if isinstance(group["lr"], Tensor):  # which a recorded step reads
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
 
     def _save(self, row: Row) -> None:
         # last.pt after the best weights: cut off in between, the resumed run repeats this epoch
@@ -144,10 +148,22 @@ def _batches(order: Tensor, size: int, task: Task) -> list[Tensor]:
     return batches
 
 
-def _optimizer(model: nn.Module, config: RunConfig) -> Optimizer:
+def _optimizer(model: nn.Module, task: Task, config: RunConfig) -> tuple[Optimizer, bool]:
+    """The optimizer, and whether its steps are recorded as a CUDA graph."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         raise ValueError("no parameter of the model is trained; leave a part of it unfrozen")
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
-    fused = config.device.split(":")[0] in ("cpu", "cuda")  # one pass instead of one per operation
-    return kind(trained, lr=config.lr, fused=fused)
+    place = task.device.type
+    graphed = place == "cuda" and config.cuda_graphs
+    if graphed and task.why_no_graph is not None:
+        logger.info("training without a CUDA graph: %s", task.why_no_graph)
+        graphed = False
+    fused = place in ("cpu", "cuda")  # one pass instead of one per operation
+    rate = _rate(config, task.device, graphed)
+    return kind(trained, lr=rate, fused=fused, capturable=graphed), graphed
+
+
+def _rate(config: RunConfig, device: torch.device, graphed: bool) -> float | Tensor:
+    """The learning rate, as a tensor where a recorded step reads it."""
+    return torch.tensor(config.lr, device=device) if graphed else config.lr

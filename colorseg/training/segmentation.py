@@ -50,7 +50,12 @@ class SegmentationTask:
         self.name = data.name
         self._losses = ("ce", "iou") if loss == "sum" else (loss,)
         self._operators: Any = reference if plain else ops
+        # on CUDA all pictures stay there, as bytes
+        self._images, self._masks = data.images.to(device), data.masks.to(device)
         self._features: FrozenFeatures | None = None
+        self.why_no_graph = (
+            None if augmentation is None else "augmentation draws random numbers on the CPU"
+        )
 
     def __len__(self) -> int:
         return len(self.data)
@@ -66,9 +71,7 @@ class SegmentationTask:
 
     def loss(self, model: nn.Module, index: Tensor) -> Tensor:
         """The loss of the first head's logits, and half that of the second's if there is one."""
-        images, masks = (
-            part[index].to(self.device) for part in (self.data.images, self.data.masks)
-        )
+        images, masks = self._images[index], self._masks[index]
         if self.augmentation is None:
             images = normalize(images)
         else:
@@ -86,7 +89,7 @@ class SegmentationTask:
 
         def pairs() -> Iterator[tuple[Tensor, Tensor]]:
             for index in torch.arange(len(self)).split(batch_size):
-                masks = self.data.masks[index].to(self.device)
+                masks = self._masks[index]
                 logits = self._forward(model, self._inputs(index), index)["out"]
                 losses.append(self._loss(logits, masks).item() * len(index))
                 yield logits.argmax(1), masks
@@ -110,7 +113,7 @@ class SegmentationTask:
         write_atomically(path, save(tensors, metadata))
 
     def _inputs(self, index: Tensor) -> Tensor:
-        return normalize(self.data.images[index].to(self.device))
+        return normalize(self._images[index])
 
     def _forward(self, model: nn.Module, images: Tensor, index: Tensor) -> Mapping[str, Tensor]:
         if self._features is not None:

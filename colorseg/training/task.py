@@ -13,6 +13,8 @@ class Task(Protocol):
     row: Any  # the kind of rows that the history has
     name: str  # of the set, for reports
     smallest_batch: int  # a last batch with fewer pictures is left out
+    device: torch.device  # where the loss is computed
+    why_no_graph: str | None  # why steps on it cannot be recorded as a CUDA graph, if they cannot
 
     def __len__(self) -> int:
         """Number of pictures."""

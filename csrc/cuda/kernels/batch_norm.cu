@@ -1,5 +1,8 @@
 // Batch norm and ReLU forward: one sweep over a map for its statistics, one to normalise it.
+#include <type_traits>
+
 #include "channels.cuh"
+#include "vectors.cuh"
 
 namespace colorseg::cuda {
 namespace {
@@ -37,7 +40,7 @@ __global__ void __launch_bounds__(kChannelThreads)
   const int64_t c = blockIdx.x;
   double of_mean, of_var;
   if (parts) {
-    const Moments all = merged_parts(gridDim.x, c, parts, count, shared_memory<Moments>());
+    const Moments all = merged_parts(gridDim.x, c, parts, count, shared_memory<double>());
     of_mean = all.values[1], of_var = all.values[2] / all.values[0];
   } else {
     of_mean = bn.running_mean ? double(bn.running_mean[c]) : 0.0;
@@ -71,6 +74,33 @@ __global__ void __launch_bounds__(kChannelThreads)
   });
 }
 
+// The same of a map in channels_last, which is not replicated.
+template <typename T>
+__global__ void __launch_bounds__(kSweepThreads)
+    apply_vectors(PixelMap map, const T* x, const ChannelAffine<float>* affine, bool relu,
+                  const T* residual, T* y) {
+  constexpr int kCount = Vector<T>::kCount;
+  const int channel = sweep_channel<T>(map);
+  ChannelAffine<float> a[kCount];
+  for (int i = 0; i < kCount; ++i) a[i] = affine[channel + i];
+  Vector<T> values[kSweepBatch], added[kSweepBatch];
+  sweep<T>(
+      map,
+      [&](int b, int64_t at) {
+        values[b] = *reinterpret_cast<const Vector<T>*>(x + at);
+        if (residual) added[b] = *reinterpret_cast<const Vector<T>*>(residual + at);
+      },
+      [&](int b, int64_t at) {
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) {
+          float value = (widen(values[b].values[i]) - a[i].center) * a[i].scale + a[i].offset;
+          if (residual) value += widen(added[b].values[i]);
+          values[b].values[i] = narrow<T>(relu && value < 0 ? 0.0f : value);
+        }
+        *reinterpret_cast<Vector<T>*>(y + at) = values[b];
+      });
+}
+
 }  // namespace
 
 template <typename T>
@@ -83,7 +113,7 @@ template <typename A>
 void finish_moments(int64_t channels, const Moments* parts, int64_t count, const BatchNorm<A>& bn,
                     double* mean, double* var, ChannelAffine<A>* affine, Stream stream) {
   launch(finish<A>, dim3(static_cast<unsigned>(channels)), dim3(kChannelThreads),
-         kRows * sizeof(Moments), stream, parts, count, bn, mean, var, affine);
+         kMostWarps * sizeof(double), stream, parts, count, bn, mean, var, affine);
 }
 
 template <typename A>
@@ -96,6 +126,11 @@ void affine_of(int64_t channels, const double* mean, const double* var, const Ba
 template <typename T, typename A>
 void normalize(const PixelMap& map, const T* x, const ChannelAffine<A>* affine, bool relu,
                const T* residual, int64_t width, T* y, Stream stream) {
+  if constexpr (!std::is_same_v<T, double>) {
+    if (width == 0 && has_vectors<T>(map, {x, residual, y}))
+      return launch(apply_vectors<T>, sweep_grid<T>(map), dim3(kSweepThreads), 0, stream, map, x,
+                    affine, relu, residual, y);
+  }
   launch(apply<T, A>, channel_grid(map), dim3(kChannelThreads), 0, stream, map, x, affine, relu,
          residual, width, y);
 }

@@ -1,6 +1,9 @@
 // Batch norm and ReLU backward: one sweep over the gradient and the map for two sums per channel,
 // one for the gradient of the map.
+#include <type_traits>
+
 #include "channels.cuh"
+#include "vectors.cuh"
 
 namespace colorseg::cuda {
 namespace {
@@ -35,8 +38,7 @@ __global__ void __launch_bounds__(kChannelThreads)
            double values, bool batch_statistics, const ChannelAffine<A>* affine, A* grad_weight,
            A* grad_bias, ChannelAffine<A>* out) {
   const int64_t c = blockIdx.x;
-  const GradientSums all =
-      merged_parts(gridDim.x, c, parts, parts_count, shared_memory<GradientSums>());
+  const GradientSums all = merged_parts(gridDim.x, c, parts, parts_count, shared_memory<double>());
   if (threadIdx.x != 0) return;
   const double g = all.values[0], gx = all.values[1], scale = affine[c].scale;
   const double square = var[c] + eps;
@@ -61,6 +63,35 @@ __global__ void __launch_bounds__(kChannelThreads)
   });
 }
 
+// The same of a map in channels_last, which was not replicated.
+template <typename T>
+__global__ void __launch_bounds__(kSweepThreads)
+    apply_vectors(NormalizeBackward<T, float> p, const ChannelAffine<float>* out, T* grad_x) {
+  constexpr int kCount = Vector<T>::kCount;
+  const int channel = sweep_channel<T>(p.map);
+  ChannelAffine<float> a[kCount], o[kCount];
+  for (int i = 0; i < kCount; ++i) a[i] = p.affine[channel + i], o[i] = out[channel + i];
+  Vector<T> grads[kSweepBatch], maps[kSweepBatch];
+  sweep<T>(
+      p.map,
+      [&](int b, int64_t at) {
+        grads[b] = *reinterpret_cast<const Vector<T>*>(p.grad + at);
+        maps[b] = *reinterpret_cast<const Vector<T>*>(p.x + at);
+      },
+      [&](int b, int64_t at) {
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) {
+          const float deviation = widen(maps[b].values[i]) - a[i].center;
+          float g = widen(grads[b].values[i]);
+          if (p.relu && deviation * a[i].scale + a[i].offset <= 0) g = 0;
+          float value = o[i].scale * g + o[i].offset;
+          if (o[i].center != 0) value += o[i].center * deviation;
+          grads[b].values[i] = narrow<T>(value);
+        }
+        *reinterpret_cast<Vector<T>*>(grad_x + at) = grads[b];
+      });
+}
+
 template <typename T>
 __global__ void relu_gradient(int64_t count, const T* grad, const T* y, T* to) {
   using A = Arithmetic<T>;
@@ -83,13 +114,18 @@ void finish_gradients(int64_t channels, const GradientSums* parts, int64_t parts
                       const ChannelAffine<A>* affine, A* grad_weight, A* grad_bias,
                       ChannelAffine<A>* out, Stream stream) {
   launch(finish<A>, dim3(static_cast<unsigned>(channels)), dim3(kChannelThreads),
-         kRows * sizeof(GradientSums), stream, parts, parts_count, var, eps, values,
+         kMostWarps * sizeof(double), stream, parts, parts_count, var, eps, values,
          batch_statistics, affine, grad_weight, grad_bias, out);
 }
 
 template <typename T, typename A>
 void apply_gradients(const NormalizeBackward<T, A>& p, const ChannelAffine<A>* out, T* grad_x,
                      Stream stream) {
+  if constexpr (!std::is_same_v<T, double>) {
+    if (p.width == 0 && has_vectors<T>(p.map, {p.grad, p.x, grad_x}))
+      return launch(apply_vectors<T>, sweep_grid<T>(p.map), dim3(kSweepThreads), 0, stream, p, out,
+                    grad_x);
+  }
   launch(apply<T, A>, channel_grid(p.map), dim3(kChannelThreads), 0, stream, p, out, grad_x);
 }
 

@@ -56,68 +56,67 @@ __device__ void for_each_copy(const PixelMap& map, int64_t i, int64_t width, con
     body(copy);
 }
 
-__device__ inline void merge(Moments& a, const Moments& b) {
-  const double count = a.values[0] + b.values[0];
-  if (b.values[0] == 0) return;
-  if (!isfinite(a.values[1] + b.values[1])) {  // as their plain sum would be
-    a = {{count, a.values[0] > 0 ? a.values[1] + b.values[1] : b.values[1], NAN}};
-    return;
+// What get(first), get(first + step), ... below `count` are together; `sum` adds a number up over
+// the threads that share the work.  Means are added up before deviations from their mean are, so
+// that there is one division, not one for each of them.
+template <typename Get, typename Sum>
+__device__ Moments merged(const Moments&, int64_t first, int64_t count, int64_t step,
+                          const Get& get, const Sum& sum) {
+  double values = 0, total = 0, squares = 0;
+  for (int64_t i = first; i < count; i += step) {
+    const Moments m = get(i);
+    values += m.values[0], total += m.values[0] * m.values[1];
   }
-  const double delta = b.values[1] - a.values[1], share = b.values[0] / count;
-  a.values[1] += delta * share;
-  a.values[2] += b.values[2] + delta * delta * a.values[0] * share;
-  a.values[0] = count;
-}
-__device__ inline void merge(GradientSums& a, const GradientSums& b) {
-  for (int i = 0; i < GradientSums::kCount; ++i) a.values[i] += b.values[i];
-}
-
-template <typename S>
-__device__ S shuffled(const S& sums, int lanes) {
-  S other;
-  for (int i = 0; i < S::kCount; ++i)
-    other.values[i] = __shfl_xor_sync(kAllLanes, sums.values[i], lanes);
-  return other;
-}
-
-// Merges what the lanes of a warp have; all get the same, because all merge in the same order.
-template <typename S>
-__device__ S merged_lanes(S sums) {
-  for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) {
-    const S other = shuffled(sums, lanes);
-    S first = threadIdx.x & lanes ? other : sums;
-    merge(first, threadIdx.x & lanes ? sums : other);
-    sums = first;
+  values = sum(values), total = sum(total);
+  const double mean = values > 0 ? total / values : 0;
+  for (int64_t i = first; i < count; i += step) {
+    const Moments m = get(i);
+    const double deviation = m.values[1] - mean;
+    squares += m.values[2] + m.values[0] * deviation * deviation;
   }
-  return sums;
+  return {{values, mean, sum(squares)}};
+}
+template <typename Get, typename Sum>
+__device__ GradientSums merged(const GradientSums&, int64_t first, int64_t count, int64_t step,
+                               const Get& get, const Sum& sum) {
+  GradientSums all = {};
+  for (int64_t i = first; i < count; i += step) {
+    const GradientSums g = get(i);
+    for (int j = 0; j < GradientSums::kCount; ++j) all.values[j] += g.values[j];
+  }
+  for (int j = 0; j < GradientSums::kCount; ++j) all.values[j] = sum(all.values[j]);
+  return all;
 }
 
 // Merges what the threads of a block have of a channel into parts[chunk][channel]; shared:
 // [kChannelThreads].
 template <typename S>
-__device__ void store_part(const PixelMap& map, int64_t channel, S sums, S* shared, S* parts) {
-  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  if (!map.channels_last) sums = merged_lanes(sums);  // all lanes have the same channel
-  shared[threadIdx.x] = sums;
-  __syncthreads();
-  if (warp > 0 || (lane > 0 && !map.channels_last) || channel >= map.channels) return;
-  for (int w = 1; w < kRows; ++w) merge(sums, shared[w * kWarp + lane]);
-  parts[int64_t(blockIdx.x) * map.channels + channel] = sums;
+__device__ void store_part(const PixelMap& map, int64_t channel, const S& sums, S* shared,
+                           S* parts) {
+  const auto own = [&](int64_t) { return sums; };
+  S all;
+  if (map.channels_last) {  // a lane's channel is that of the same lane of all warps
+    shared[threadIdx.x] = sums;
+    __syncthreads();
+    const auto at = [&](int64_t row) { return shared[row * kWarp + threadIdx.x % kWarp]; };
+    all = merged(sums, 0, kRows, 1, at, [](double x) { return x; });
+  } else {
+    auto* room = reinterpret_cast<double*>(shared);
+    all = merged(sums, 0, 1, 1, own, [&](double x) { return block_sum(x, room); });
+  }
+  const unsigned writers = map.channels_last ? kWarp : 1;
+  if (threadIdx.x < writers && channel < map.channels)
+    parts[int64_t(blockIdx.x) * map.channels + channel] = all;
 }
 
-// What `count` parts of a channel are together, in every thread of a block; shared: [kRows].
+// What `count` parts of a channel are together, in every thread of a block; shared: [kMostWarps].
 template <typename S>
 __device__ S merged_parts(int64_t channels, int64_t channel, const S* parts, int64_t count,
-                          S* shared) {
-  S sums = {};
-  for (int64_t i = threadIdx.x; i < count; i += kChannelThreads)
-    merge(sums, parts[i * channels + channel]);
-  sums = merged_lanes(sums);
-  if (threadIdx.x % kWarp == 0) shared[threadIdx.x / kWarp] = sums;
-  __syncthreads();
-  sums = shared[0];
-  for (int w = 1; w < kRows; ++w) merge(sums, shared[w]);
-  return sums;
+                          double* shared) {
+  return merged(
+      S{}, threadIdx.x, count, kChannelThreads,
+      [&](int64_t i) { return parts[i * channels + channel]; },
+      [&](double x) { return block_sum(x, shared); });
 }
 
 }  // namespace colorseg::cuda

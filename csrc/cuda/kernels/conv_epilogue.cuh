@@ -46,6 +46,7 @@ template <typename T, int kColumns>
 struct Epilogue {
   static constexpr int kVector = Vector<T>::kCount, kVectors = kColumns / kVector;
   static constexpr int kStep = kConvThreads / kVectors, kStride = stage_stride<kColumns>();
+  static constexpr int kBatch = 4;  // positions of which a thread loads what it needs at a time
 
   const Convolution<T>& p;
   RunningSums<T> sums;
@@ -66,20 +67,26 @@ struct Epilogue {
   __device__ void take(const Place& at, int phase, float* stage) {
     if (!active) return;
     const ConvTarget<T>& to = p.targets[which];
+    const Constants constants(p, to, channel, valid);
     const int shift = p.pool ? 2 : 0, positions = p.tiling.positions() >> shift;
     stage += static_cast<int>(threadIdx.x) % kVectors * kVector;
     float sum[kVector] = {}, second[kVector] = {};
     int count = 0;
-    for (int m = static_cast<int>(threadIdx.x) / kVectors; m < positions; m += kStep) {
-      float* values = stage + first_of(m) * kStride;
-      int64_t pixel;
-      if (!pixel_of(at, m, phase, pixel)) continue;
-      float value[kVector];
-      finish(to, values, pixel, value, second);
-      ++count;
+    for (int m = static_cast<int>(threadIdx.x) / kVectors; m < positions; m += kStep * kBatch) {
+      Loaded loaded[kBatch];
 #pragma unroll
-      for (int i = 0; i < kVector; ++i) sum[i] += value[i];
-      if (to.moments) store_floats(value, values);
+      for (int b = 0; b < kBatch; ++b) load(to, at, m + b * kStep, phase, positions, loaded[b]);
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        if (loaded[b].pixel < 0) continue;
+        float* values = stage + first_of(m + b * kStep) * kStride;
+        float value[kVector];
+        finish(to, constants, values, loaded[b], value, second);
+        ++count;
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) sum[i] += value[i];
+        if (to.moments) store_floats(value, values);
+      }
     }
     if (to.moments) {
       add_moments(at, phase, stage, sum, count);
@@ -89,35 +96,73 @@ struct Epilogue {
     }
   }
 
-  // Merges what the threads have of each channel, into the block's part; shared: all of it.
+  // Merges what the threads have of each channel into the block's part, a warp for each channel;
+  // shared: all of it.
   __device__ void store(float* shared) {
-    const ConvTarget<T>& to = p.targets[active ? which : 0];
     const bool moments = p.targets[0].moments != nullptr;
     if (!moments && !p.targets[0].sums && !p.targets[1].sums) return;
     float* counts = shared;  // the sums stay where they are
     __syncthreads();
     counts[threadIdx.x] = sums.count;
     __syncthreads();
-    const int thread = static_cast<int>(threadIdx.x);
-    if (thread >= kVectors || !active) return;  // the first thread of a vector
-    for (int i = 0; i < valid; ++i) {
-      const int64_t at = int64_t(blockIdx.x) * channels + channel + i;
-      Moments all = {};
-      GradientSums gradients = {};
-      for (int t = thread; t < kStep * kVectors; t += kVectors) {
-        const float a = sums.memory[2 * i * kConvThreads + t];
-        const float b = sums.memory[(2 * i + 1) * kConvThreads + t];
-        if (moments)
-          merge(all, {{counts[t], a, b}});
-        else
-          merge(gradients, {{a, b}});
+    const int lane = threadIdx.x % kWarp, warps = kConvThreads / kWarp;
+    const auto sum = [](double x) { return warp_sum(x); };
+    for (int column = static_cast<int>(threadIdx.x) / kWarp; column < kColumns; column += warps) {
+      const int at = static_cast<int>(blockIdx.y) * kColumns + column;
+      const int target = p.out.which(at), c = at - target * p.out.begin;
+      if (at >= p.out.padded || c >= p.out.counts[target]) continue;
+      const ConvTarget<T>& to = p.targets[target];
+      const float* a = sums.memory + column % kVector * 2 * kConvThreads;
+      const int64_t part = int64_t(blockIdx.x) * p.out.counts[target] + c;
+      const auto thread = [&](int64_t row) { return row * kVectors + column / kVector; };
+      if (moments) {
+        const auto get = [&](int64_t row) {
+          return Moments{{counts[thread(row)], a[thread(row)], a[thread(row) + kConvThreads]}};
+        };
+        const Moments all = merged(Moments{}, lane, kStep, kWarp, get, sum);
+        if (lane == 0) to.moments[part] = all;
+      } else if (to.sums) {
+        const auto get = [&](int64_t row) {
+          return GradientSums{{a[thread(row)], a[thread(row) + kConvThreads]}};
+        };
+        const GradientSums all = merged(GradientSums{}, lane, kStep, kWarp, get, sum);
+        if (lane == 0) to.sums[part] = all;
       }
-      if (moments) to.moments[at] = all;
-      if (to.sums) to.sums[at] = gradients;
     }
   }
 
  private:
+  // What is the same for all positions, in registers.
+  struct Constants {
+    float bias[kVector];
+    ChannelAffine<float> map[kVector];
+    __device__ Constants(const Convolution<T>& p, const ConvTarget<T>& to, int channel, int valid) {
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) {
+        const int c = i < valid ? channel + i : channel;
+        bias[i] = p.bias ? p.bias[c] : 0;
+        map[i] = to.map ? to.map_affine[c] : ChannelAffine<float>{0, 0, 0};
+      }
+    }
+  };
+
+  // What a value meets, on its way from memory while others are.
+  struct Loaded {
+    int64_t pixel;  // negative: there is none
+    Vector<T> old, map;
+  };
+  __device__ void load(const ConvTarget<T>& to, const Place& at, int m, int phase, int positions,
+                       Loaded& loaded) const {
+    loaded.pixel = -1;
+    int64_t pixel;
+    if (m >= positions || !pixel_of(at, m, phase, pixel)) return;
+    loaded.pixel = pixel;
+    const int64_t from = pixel * channels + channel;
+    const bool aligned = channels % kVector == 0;
+    if (to.adds) loaded.old = load_vector<T>(to.y + from, valid, aligned);
+    if (to.map) loaded.map = load_vector<T>(to.map + from, valid, aligned);
+  }
+
   __device__ int first_of(int m) const {  // in the stage, of value m or of square m
     if (!p.pool) return m;
     const int columns = p.tiling.log_columns - 1, line = m >> columns;
@@ -140,34 +185,26 @@ struct Epilogue {
 
   // Reads products, stores the result and returns it; adds to `second`, the gradients times the
   // deviations.
-  __device__ void finish(const ConvTarget<T>& to, const float* values, int64_t pixel,
-                         float (&value)[kVector], float (&second)[kVector]) {
+  __device__ void finish(const ConvTarget<T>& to, const Constants& constants, const float* values,
+                         const Loaded& loaded, float (&value)[kVector], float (&second)[kVector]) {
     load_floats(values, value);
-    if (p.pool) take_maximum(values, pixel, value);
-    const int64_t at = pixel * channels + channel;
-    const bool aligned = channels % kVector == 0;
-    Vector<T> old, map;
-    if (to.adds) old = load_vector<T>(to.y + at, valid, aligned);
-    if (to.map) map = load_vector<T>(to.map + at, valid, aligned);
+    if (p.pool) take_maximum(values, loaded.pixel, value);
+    const int64_t at = loaded.pixel * channels + channel;
     Vector<T> result;
 #pragma unroll
     for (int i = 0; i < kVector; ++i) {
-      const int c = i < valid ? channel + i : channel;
-      float v = value[i];
-      if (p.bias) v += p.bias[c];
-      if (to.adds) v += widen(old.values[i]);
-      if (to.affine) v = (v - to.affine[c].center) * to.affine[c].scale + to.affine[c].offset;
-      if (to.relu && v < 0) v = 0;
+      float v = value[i] + constants.bias[i];
+      if (to.adds) v += widen(loaded.old.values[i]);
       if (to.map) {
-        const ChannelAffine<float> a = to.map_affine[c];
-        const float deviation = widen(map.values[i]) - a.center;
+        const ChannelAffine<float>& a = constants.map[i];
+        const float deviation = widen(loaded.map.values[i]) - a.center;
         if (to.map_relu && deviation * a.scale + a.offset <= 0) v = 0;
         second[i] += v * deviation;
       }
       result.values[i] = narrow<T>(v);
       value[i] = widen(result.values[i]);  // statistics are of what is stored
     }
-    if (aligned) {
+    if (channels % kVector == 0) {
       *reinterpret_cast<Vector<T>*>(to.y + at) = result;
     } else {
       for (int i = 0; i < valid; ++i) to.y[at + i] = result.values[i];

@@ -4,17 +4,11 @@
 #include "convolve.h"
 #include "number.cuh"
 #include "reduce.cuh"
+#include "vectors.cuh"
 
 namespace colorseg::cuda {
 
 constexpr int kStepBytes = 32;  // of a position's channels that one product adds up
-
-// 16 bytes, as they are loaded and stored.
-template <typename T>
-struct alignas(16) Vector {
-  static constexpr int kCount = 16 / sizeof(T);
-  T values[kCount];
-};
 
 // Rows of 16-byte vectors, one for each pixel of a tile.  An odd number of vectors keeps rows that
 // are read together in different banks.

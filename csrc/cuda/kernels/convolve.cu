@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kConvThreads, kTilesN == 1 ? 4 : 3)
                         p.in_height,
                         p.in_width};
     __syncthreads();  // the tile or the products before may still be read
-    load_window<T, sizeof(T) == 4 && !kStrict, 2>(window, p.in, p.sources[0], p.sources[1],
+    load_window<T, sizeof(T) == 4 && !kStrict, 4>(window, p.in, p.sources[0], p.sources[1],
                                                   memory.row, shared);
     __syncthreads();
     for (int phase = 0; phase < p.taps.phases(); ++phase) {

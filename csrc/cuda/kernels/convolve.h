@@ -55,14 +55,12 @@ struct ConvSource {
   bool relu;
 };
 
-// Where a result goes, in this order: + bias, 2x2 max-pool, + y, affine, ReLU or what a ReLU lets
-// pass; and what is summed up of it.  Null: not wanted.
+// Where a result goes: + bias, 2x2 max-pool, + y, or what a ReLU lets pass, in this order; and what
+// is summed up of it.  Null: not wanted.
 template <typename T>
 struct ConvTarget {
   T* y;
-  bool adds;  // to what is in y
-  const ChannelAffine<float>* affine;
-  bool relu;
+  bool adds;         // to what is in y
   Moments* moments;  // [tiling.blocks][channels]
   // of a data gradient: the forward pass read map through map_affine and a ReLU
   const T* map;
