@@ -1,6 +1,9 @@
 // Cross-entropy: each logit is read once and, with the gradient in the same pass, written once, so
 // that it is bound by memory.  A pixel's channels stay in registers where their number is known.
+#include <type_traits>
+
 #include "pixels.cuh"
+#include "vectors.cuh"
 
 namespace colorseg::cuda {
 namespace {
@@ -14,12 +17,31 @@ bool unrolls(const PixelMap& map) {
   return map.channels == kUnrolled<A>;
 }
 
+// Whether a pixel's channels are whole vectors in memory, as in channels_last.
+template <typename T, int kChannels>
+__device__ bool has_vectors(const Pixel<T>& pixel) {
+  using V = Vector<std::remove_const_t<T>>;
+  return kChannels > 0 && kChannels % V::kCount == 0 && pixel.stride == 1 &&
+         reinterpret_cast<uintptr_t>(pixel.data) % sizeof(V) == 0;
+}
+
 // The logits of one pixel, from registers or (kChannels = 0) read again at each use.
 template <typename T, int kChannels>
 struct PixelLogits {
+  static constexpr int kCount = kChannels;
   using A = Arithmetic<T>;
   A values[kChannels];
   __device__ PixelLogits(const Pixel<const T>& from, int) {
+    if (has_vectors<const T, kChannels>(from)) {
+      constexpr int kVector = Vector<T>::kCount;
+#pragma unroll
+      for (int v = 0; v < kChannels / kVector; ++v) {
+        const Vector<T> vector = reinterpret_cast<const Vector<T>*>(from.data)[v];
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) values[v * kVector + i] = widen(vector.values[i]);
+      }
+      return;
+    }
 #pragma unroll
     for (int c = 0; c < kChannels; ++c) values[c] = widen(from[c]);
   }
@@ -28,6 +50,7 @@ struct PixelLogits {
 };
 template <typename T>
 struct PixelLogits<T, 0> {
+  static constexpr int kCount = 0;
   using A = Arithmetic<T>;
   Pixel<const T> from;
   int count;
@@ -51,13 +74,25 @@ __device__ void write_gradient(const CrossEntropy<T, A>& p, const Logits& z, A l
                                A total, A g, const Pixel<T>& to) {
   const A spread = p.smoothing / A(p.map.channels);
   const A hit = g * (A(1) - p.smoothing) * w, scale = hit + g * spread * total;
-#pragma unroll
-  for (int c = 0; c < z.channels(); ++c) {
+  const auto slope = [&](int c) {
     A value = scale * exp(z[c] - lse);
     if (c == label) value -= hit;
     if (p.smoothing != A(0)) value -= g * spread * (p.weight ? p.weight[c] : A(1));
-    to[c] = narrow<T>(label < 0 ? A(0) : value);
+    return narrow<T>(label < 0 ? A(0) : value);
+  };
+  if (has_vectors<T, Logits::kCount>(to)) {
+    constexpr int kVector = Vector<T>::kCount;
+#pragma unroll
+    for (int v = 0; v < Logits::kCount / kVector; ++v) {
+      Vector<T> vector;
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) vector.values[i] = slope(v * kVector + i);
+      reinterpret_cast<Vector<T>*>(to.data)[v] = vector;
+    }
+    return;
   }
+#pragma unroll
+  for (int c = 0; c < z.channels(); ++c) to[c] = slope(c);
 }
 
 template <typename T, typename A, int kChannels>

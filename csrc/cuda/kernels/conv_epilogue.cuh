@@ -46,7 +46,7 @@ template <typename T, int kColumns>
 struct Epilogue {
   static constexpr int kVector = Vector<T>::kCount, kVectors = kColumns / kVector;
   static constexpr int kStep = kConvThreads / kVectors, kStride = stage_stride<kColumns>();
-  static constexpr int kBatch = 4;  // positions of which a thread loads what it needs at a time
+  static constexpr int kBatch = sizeof(T) == 2 ? 2 : 4;  // positions that a thread has on their way
 
   const Convolution<T>& p;
   RunningSums<T> sums;

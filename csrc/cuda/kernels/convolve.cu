@@ -66,7 +66,7 @@ __device__ void multiply(const Convolution<T>& p, int phase, int row_bytes,
 }
 
 template <typename T, bool kStrict, int kTilesM, int kTilesN>
-__global__ void __launch_bounds__(kConvThreads, kTilesN == 1 ? 4 : 3)
+__global__ void __launch_bounds__(kConvThreads, kTilesN == 8 ? 2 : 3)
     convolve_tiles(const __grid_constant__ Convolution<T> p) {
   constexpr int kColumns = kTilesN * 8, kStride = stage_stride<kColumns>();
   auto* shared = shared_memory<unsigned char>();
@@ -95,8 +95,8 @@ __global__ void __launch_bounds__(kConvThreads, kTilesN == 1 ? 4 : 3)
                         p.in_height,
                         p.in_width};
     __syncthreads();  // the tile or the products before may still be read
-    load_window<T, sizeof(T) == 4 && !kStrict, 4>(window, p.in, p.sources[0], p.sources[1],
-                                                  memory.row, shared);
+    load_window<T, sizeof(T) == 4 && !kStrict, sizeof(T) == 4 ? 4 : 2>(
+        window, p.in, p.sources[0], p.sources[1], memory.row, shared);
     __syncthreads();
     for (int phase = 0; phase < p.taps.phases(); ++phase) {
       float sums[kTilesM][kTilesN][4] = {};

@@ -59,6 +59,35 @@ __global__ void backward(Pool pool, int64_t bytes, const T* grad, const uint8_t*
   });
 }
 
+// The same of a map in channels_last with whole bytes for each pixel.
+template <typename T>
+__global__ void __launch_bounds__(kPoolThreads)
+    backward_bytes(Pool pool, int64_t bytes, const T* grad, const uint8_t* codes, T* grad_full) {
+  struct alignas(4 * sizeof(T)) Four {
+    T values[4];
+  };
+  const int64_t byte = int64_t(blockIdx.x) * kPoolThreads + threadIdx.x;
+  if (byte >= bytes) return;
+  const unsigned per_pixel = static_cast<unsigned>(pool.channels) / 4;
+  const int64_t pixel = byte / per_pixel;
+  const auto quad = static_cast<unsigned>(byte - pixel * per_pixel);
+  const int64_t line = pixel / static_cast<unsigned>(pool.width);
+  const int64_t image = line / static_cast<unsigned>(pool.height);
+  const int64_t row = line - image * pool.height, column = pixel - line * pool.width;
+  const int64_t first = image * pool.full + 2 * row * pool.full_width + 2 * column;
+  const Four from = reinterpret_cast<const Four*>(grad)[byte];
+  const unsigned packed = codes[byte];
+#pragma unroll
+  for (unsigned i = 0; i < 4; ++i) {
+    Four to;
+#pragma unroll
+    for (int v = 0; v < 4; ++v)
+      to.values[v] = (packed >> 2 * v & 3) == i ? from.values[v] : narrow<T>(Arithmetic<T>(0));
+    const int64_t at = (first + (i / 2) * pool.full_width + i % 2) * per_pixel + quad;
+    reinterpret_cast<Four*>(grad_full)[at] = to;
+  }
+}
+
 dim3 pool_grid(const Pool& pool) {
   return dim3(static_cast<unsigned>((pool.bytes() + kPoolThreads - 1) / kPoolThreads));
 }
@@ -74,6 +103,11 @@ void max_pool(const Pool& pool, const T* full, T* pooled, uint8_t* codes, Stream
 template <typename T>
 void max_pool_backward(const Pool& pool, const T* grad_pooled, const uint8_t* codes, T* grad_full,
                        Stream stream) {
+  const bool whole = pool.channels_last && pool.channels % 4 == 0 &&
+                     reinterpret_cast<uintptr_t>(grad_pooled) % (4 * sizeof(T)) == 0;
+  if (whole)
+    return launch(backward_bytes<T>, pool_grid(pool), dim3(kPoolThreads), 0, stream, pool,
+                  pool.bytes(), grad_pooled, codes, grad_full);
   launch(backward<T>, pool_grid(pool), dim3(kPoolThreads), 0, stream, pool, pool.bytes(),
          grad_pooled, codes, grad_full);
 }
