@@ -29,16 +29,16 @@ inline OptionalTensor optional(const Tensor& t) {
 inline std::vector<Layer> read_layers(const std::vector<Tensor>& parameters, const Ints& layers,
                                       const std::vector<double>& eps) {
   const auto count = static_cast<int64_t>(eps.size());
-  STD_TORCH_CHECK(static_cast<int64_t>(layers.size()) == count * kLayerInts &&
-                      static_cast<int64_t>(parameters.size()) == count * kLayerTensors,
-                  "a chain needs ", kLayerInts, " numbers, ", kLayerTensors,
-                  " tensors and an eps for each layer");
+  COLORSEG_CHECK(static_cast<int64_t>(layers.size()) == count * kLayerInts &&
+                     static_cast<int64_t>(parameters.size()) == count * kLayerTensors,
+                 "a chain needs ", kLayerInts, " numbers, ", kLayerTensors,
+                 " tensors and an eps for each layer");
   std::vector<Layer> read;
   for (int64_t i = 0; i < count; ++i) {
     const int64_t* n = &layers[i * kLayerInts];
     const Tensor* t = &parameters[i * kLayerTensors];
-    STD_TORCH_CHECK(n[0] >= 0 && n[0] <= i && n[1] >= -1 && n[1] <= i, "layer ", i,
-                    " of a chain takes a layer that does not come before it");
+    COLORSEG_CHECK(n[0] >= 0 && n[0] <= i && n[1] >= -1 && n[1] <= i, "layer ", i,
+                   " of a chain takes a layer that does not come before it");
     const ConvOptions o{{n[3], n[3]},  {n[4], n[5], n[6], n[7]}, {n[8], n[9]}, 1, n[2] != 0,
                         {n[10], n[11]}};
     read.push_back(

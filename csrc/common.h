@@ -4,13 +4,14 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
 #include <torch/headeronly/version.h>
 
 #include <array>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 namespace colorseg {
@@ -22,19 +23,40 @@ using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 using Ints = std::vector<int64_t>;
 
+// Text and numbers one behind the other, without a stream: where a compiler links a standard
+// library of its own into the extension, streams would crash among torch's.
+template <typename... Parts>
+std::string joined(const Parts&... parts) {
+  std::string text;
+  const auto append = [&](const auto& part) {
+    if constexpr (std::is_arithmetic_v<std::decay_t<decltype(part)>>)
+      text += std::to_string(part);
+    else
+      text += part;
+  };
+  (append(parts), ...);
+  return text;
+}
+
+// Throws what Python gets as a RuntimeError, unless the condition holds.
+#define COLORSEG_CHECK(condition, ...)                                           \
+  do {                                                                           \
+    if (!(condition)) throw std::runtime_error(::colorseg::joined(__VA_ARGS__)); \
+  } while (false)
+
 // After a call through the C shim; torch's own macro for this changes its name between 2.11
 // and 2.13.
 inline void check_torch(AOTITorchError code, const char* op) {
-  STD_TORCH_CHECK(code == AOTI_TORCH_SUCCESS, op, " failed inside torch ", TORCH_VERSION,
-                  "; a lack of memory is the usual cause");
+  COLORSEG_CHECK(code == AOTI_TORCH_SUCCESS, op, " failed inside torch ", TORCH_VERSION,
+                 "; a lack of memory is the usual cause");
 }
 
 // Calls body(T()) with T = float or double; half types are widened before they get here.
 template <typename Body>
 void dispatch_dtype(const Tensor& x, const char* op, const Body& body) {
   if (x.scalar_type() == ScalarType::Double) return body(double());
-  STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float, op, " computes in float32 or float64, got ",
-                  toString(x.scalar_type()));
+  COLORSEG_CHECK(x.scalar_type() == ScalarType::Float, op, " computes in float32 or float64, got ",
+                 toString(x.scalar_type()));
   body(float());
 }
 
@@ -81,12 +103,12 @@ inline std::string shape_of(const Tensor& x) { return text_of(x.sizes()); }
 
 inline void check_same_device(const char* name, const Tensor& t, const Tensor& x,
                               const char* of = "x") {
-  STD_TORCH_CHECK(t.device() == x.device(), name, " must be on the device of ", of);
+  COLORSEG_CHECK(t.device() == x.device(), name, " must be on the device of ", of);
 }
 
 inline void check_same_kind(const char* name, const Tensor& t, const Tensor& x) {
-  STD_TORCH_CHECK(t.scalar_type() == x.scalar_type(), name, " must have the dtype of x, ",
-                  toString(x.scalar_type()), ", got ", toString(t.scalar_type()));
+  COLORSEG_CHECK(t.scalar_type() == x.scalar_type(), name, " must have the dtype of x, ",
+                 toString(x.scalar_type()), ", got ", toString(t.scalar_type()));
   check_same_device(name, t, x);
 }
 
@@ -94,11 +116,11 @@ inline void check_same_kind(const char* name, const Tensor& t, const Tensor& x) 
 inline void check_per_channel(const char* name, const OptionalTensor& t, int64_t channels,
                               const Tensor& x, const char* of = "x") {
   if (!t) return;
-  STD_TORCH_CHECK(t->dim() == 1 && t->size(0) == channels, name, " must have shape (", channels,
-                  "), got ", shape_of(*t));
-  STD_TORCH_CHECK(t->scalar_type() == x.scalar_type() || t->scalar_type() == ScalarType::Float,
-                  name, " must have the dtype of ", of, ", ", toString(x.scalar_type()),
-                  ", or float32, got ", toString(t->scalar_type()));
+  COLORSEG_CHECK(t->dim() == 1 && t->size(0) == channels, name, " must have shape (", channels,
+                 "), got ", shape_of(*t));
+  COLORSEG_CHECK(t->scalar_type() == x.scalar_type() || t->scalar_type() == ScalarType::Float, name,
+                 " must have the dtype of ", of, ", ", toString(x.scalar_type()),
+                 ", or float32, got ", toString(t->scalar_type()));
   check_same_device(name, *t, x, of);
 }
 

@@ -9,7 +9,7 @@ enum class Resample { kNone, kMaxPool2, kUpsample2 };
 inline Resample resample_from(const std::string& name) {
   if (name == "maxpool2") return Resample::kMaxPool2;
   if (name == "upsample2") return Resample::kUpsample2;
-  STD_TORCH_CHECK(name == "none", "resample must be none, maxpool2 or upsample2, got ", name);
+  COLORSEG_CHECK(name == "none", "resample must be none, maxpool2 or upsample2, got ", name);
   return Resample::kNone;
 }
 
@@ -34,28 +34,28 @@ inline BlockShape check_conv_bn_relu(const Tensor& x, const ConvShape& conv, Res
   const bool pool = resample == Resample::kMaxPool2, up = resample == Resample::kUpsample2;
   BlockShape s{conv, resample, conv.out_height, conv.out_width, 0, 0};
   if (pool) s.height /= 2, s.width /= 2;
-  STD_TORCH_CHECK(s.height > 0 && s.width > 0,
-                  "maxpool2 needs a map of at least 2 x 2, the convolution gives ", conv.out_height,
-                  " x ", conv.out_width);
+  COLORSEG_CHECK(s.height > 0 && s.width > 0,
+                 "maxpool2 needs a map of at least 2 x 2, the convolution gives ", conv.out_height,
+                 " x ", conv.out_width);
   s.y_height = up ? 2 * s.height : s.height;
   s.y_width = up ? 2 * s.width : s.width;
   check_per_channel("bn_weight", bn.weight, conv.out_channels, x);
   check_per_channel("bn_bias", bn.bias, conv.out_channels, x);
   check_per_channel("running_mean", bn.running_mean, conv.out_channels, x);
   check_per_channel("running_var", bn.running_var, conv.out_channels, x);
-  STD_TORCH_CHECK(bn.batch_statistics || (bn.running_mean && bn.running_var),
-                  "running_mean and running_var are needed outside training: there are no batch "
-                  "statistics to use");
-  STD_TORCH_CHECK(!bn.batch_statistics || conv.n * s.y_height * s.y_width != 1,
-                  "batch norm in training mode needs more than 1 value per channel, got a map of (",
-                  conv.n, ", ", conv.out_channels, ", ", s.y_height, ", ", s.y_width,
-                  "); use a larger batch or image, or bn.eval()");
+  COLORSEG_CHECK(bn.batch_statistics || (bn.running_mean && bn.running_var),
+                 "running_mean and running_var are needed outside training: there are no batch "
+                 "statistics to use");
+  COLORSEG_CHECK(!bn.batch_statistics || conv.n * s.y_height * s.y_width != 1,
+                 "batch norm in training mode needs more than 1 value per channel, got a map of (",
+                 conv.n, ", ", conv.out_channels, ", ", s.y_height, ", ", s.y_width,
+                 "); use a larger batch or image, or bn.eval()");
   if (residual) {
     check_same_kind("residual", *residual, x);
     const std::array<int64_t, 4> sizes{conv.n, conv.out_channels, s.y_height, s.y_width};
-    STD_TORCH_CHECK(residual->dim() == 4 && residual->sizes().equals(sizes),
-                    "residual must have the shape of the result, ", text_of(sizes), ", got ",
-                    shape_of(*residual));
+    COLORSEG_CHECK(residual->dim() == 4 && residual->sizes().equals(sizes),
+                   "residual must have the shape of the result, ", text_of(sizes), ", got ",
+                   shape_of(*residual));
   }
   return s;
 }

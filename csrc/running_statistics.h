@@ -19,11 +19,11 @@ struct RunningStatistics {
 
 inline void check_running(const char* name, const Tensor& t, const Tensor& batch) {
   const ScalarType dtype = t.scalar_type();
-  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double ||
-                      dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
-                  name, " must be float32, float64, bfloat16 or float16, got ", toString(dtype));
-  STD_TORCH_CHECK(t.is_contiguous() && t.dim() == 1 && t.size(0) == batch.size(0), name,
-                  " must be contiguous, of shape (", batch.size(0), "), got ", shape_of(t));
+  COLORSEG_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double ||
+                     dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
+                 name, " must be float32, float64, bfloat16 or float16, got ", toString(dtype));
+  COLORSEG_CHECK(t.is_contiguous() && t.dim() == 1 && t.size(0) == batch.size(0), name,
+                 " must be contiguous, of shape (", batch.size(0), "), got ", shape_of(t));
   check_same_device(name, t, batch, "the batch");
 }
 
@@ -32,7 +32,7 @@ inline std::vector<RunningStatistics> read_running(const std::vector<Tensor>& ru
                                                    const Ints& counts,
                                                    const std::vector<double>& momenta) {
   const size_t layers = counts.size();
-  STD_TORCH_CHECK(
+  COLORSEG_CHECK(
       running.size() == 3 * layers && batch.size() == 2 * layers && momenta.size() == layers,
       "update_running_statistics takes 3 running tensors, 2 of the batch, a count and "
       "a momentum for each batch norm");
@@ -42,18 +42,18 @@ inline std::vector<RunningStatistics> read_running(const std::vector<Tensor>& ru
     const Tensor* b = &batch[2 * i];
     const bool counted = r[2].dim() == 0;
     for (int part = 0; part < 2; ++part) {
-      STD_TORCH_CHECK(b[part].scalar_type() == ScalarType::Double && b[part].is_contiguous() &&
-                          b[part].dim() == 1,
-                      "statistics of a batch must be float64 vectors, got ", shape_of(b[part]));
+      COLORSEG_CHECK(b[part].scalar_type() == ScalarType::Double && b[part].is_contiguous() &&
+                         b[part].dim() == 1,
+                     "statistics of a batch must be float64 vectors, got ", shape_of(b[part]));
       check_running(part ? "running_var" : "running_mean", r[part], b[part]);
     }
     if (counted) {
-      STD_TORCH_CHECK(r[2].scalar_type() == ScalarType::Long,
-                      "num_batches_tracked must be int64, got ", toString(r[2].scalar_type()));
+      COLORSEG_CHECK(r[2].scalar_type() == ScalarType::Long,
+                     "num_batches_tracked must be int64, got ", toString(r[2].scalar_type()));
       check_same_device("num_batches_tracked", r[2], r[0], "running_mean");
     }
-    STD_TORCH_CHECK(momenta[i] >= 0 || counted,
-                    "a cumulative average needs the number of batches tracked");
+    COLORSEG_CHECK(momenta[i] >= 0 || counted,
+                   "a cumulative average needs the number of batches tracked");
     read.push_back({r[0], r[1], counted ? OptionalTensor(r[2]) : OptionalTensor(), b[0], b[1],
                     counts[i], momenta[i]});
   }

@@ -21,18 +21,18 @@ inline bool holds_slopes(const Tensor& target, const Tensor& logits) {
 inline PixelShape check_soft_iou_loss(const Tensor& logits, const Tensor& target,
                                       const SoftIouOptions& o, bool backward = false) {
   const PixelShape s = check_logits(logits);
-  STD_TORCH_CHECK(s.channels >= 2,
-                  "soft IoU needs logits with at least 2 channels, background and foreground, got ",
-                  s.channels);
+  COLORSEG_CHECK(s.channels >= 2,
+                 "soft IoU needs logits with at least 2 channels, background and foreground, got ",
+                 s.channels);
   check_same_device("the target", target, logits, "the logits");
   if (backward && s.channels == 2 && holds_slopes(target, logits)) {
     check_pixels(target, s);
   } else {
     check_labels(target, s);
   }
-  STD_TORCH_CHECK(!o.classes.empty(), "classes selects no class");
+  COLORSEG_CHECK(!o.classes.empty(), "classes selects no class");
   for (int64_t id : o.classes) {
-    STD_TORCH_CHECK(id >= 0 && id < s.channels, "class ", id, " is not in 0..", s.channels - 1);
+    COLORSEG_CHECK(id >= 0 && id < s.channels, "class ", id, " is not in 0..", s.channels - 1);
   }
   check_per_channel("weight", o.weight, static_cast<int64_t>(o.classes.size()), logits,
                     "the logits");

@@ -61,7 +61,7 @@ def test_matches_reference(case, shape, target, layout, dtype):
 
     def exact(logits, target, palette, **options):
         if "weight" in options:
-            options["weight"] = options["weight"].double()
+            options["weight"] = options["weight"].to(logits)
         return reference.color_cross_entropy(logits, target, palette, **options)
 
     logits, labels, palette = inputs

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,7 +25,10 @@ class Frame(NamedTuple):
     channels: int
 
     def run(self, x: Tensor, body: Callable[[Tensor], Tensor]) -> Tensor:
-        """``body`` of the image ``x``, (N, channels, H, W), in the layout of ``x``."""
+        """``body`` of the image ``x``, (N, channels, H, W), in the layout of ``x``.
+
+        An image of one channel is of both layouts, and so is what is made of it.
+        """
         if x.dim() != 4 or x.shape[1] != self.channels:
             expected = f"(N, {self.channels}, H, W)"
             raise ValueError(f"{self.name} takes images {expected}, got {tuple(x.shape)}")
@@ -36,7 +40,9 @@ class Frame(NamedTuple):
         bottom, right = -height % REDUCTION, -width % REDUCTION
         if bottom or right:
             x = F.pad(x, (0, right, 0, bottom), mode="replicate")
-        y = body(x).contiguous(memory_format=memory_format(x))
+        y = body(x)
+        if not (x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)):
+            y = y.contiguous(memory_format=memory_format(x))
         return y[..., :height, :width] if bottom or right else y
 
 

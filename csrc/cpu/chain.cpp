@@ -41,8 +41,8 @@ Planned plan_layer(const Layer& layer, const std::vector<Link>& links, int64_t i
                    conv.out_width, conv.out_height, conv.out_width};
   if (layer.has_bn) shape = check_conv_bn_relu(main.map, conv, layer.resample, layer.bn, {});
   auto own = own_convolution(main.map, layer.weight, skip, prologue, layer.options, conv);
-  STD_TORCH_CHECK(own && !(layer.skip >= 0 && links[layer.skip].upsample), "layer ", index,
-                  " cannot be part of a chain");
+  COLORSEG_CHECK(own && !(layer.skip >= 0 && links[layer.skip].upsample), "layer ", index,
+                 " cannot be part of a chain");
   own->sources[0] = main.source();
   if (layer.skip >= 0) own->sources[1] = links[layer.skip].source();
   return {std::move(*own), shape};
@@ -68,7 +68,7 @@ std::vector<Tensor> chain(const Tensor& x, const std::vector<Tensor>& parameters
     const Layer& layer = layers[i];
     const Planned p = plan_layer(layer, links, static_cast<int64_t>(i));
     if (!layer.has_bn) {
-      STD_TORCH_CHECK(i + 1 == layers.size(), "only the last layer of a chain has no batch norm");
+      COLORSEG_CHECK(i + 1 == layers.size(), "only the last layer of a chain has no batch norm");
       results[0] = convolve_map(p.own, layer.weight, layer.bias);
       return results;
     }
@@ -82,7 +82,7 @@ std::vector<Tensor> chain(const Tensor& x, const std::vector<Tensor>& parameters
                                    vector_of(c.moments.var, x, ScalarType::Double)});
     links.push_back(link_of(layer, p.shape, c.z, c.argmax, c.moments));
   }
-  STD_TORCH_CHECK(false, "the last layer of a chain must be a convolution without batch norm");
+  COLORSEG_CHECK(false, "the last layer of a chain must be a convolution without batch norm");
 }
 
 // The gradient behind the ReLU of one link, filled by the layers that read it.

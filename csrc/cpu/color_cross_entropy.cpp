@@ -72,8 +72,8 @@ Outputs color_cross_entropy(const Tensor& logits_, const Tensor& target,
   const PixelShape s = check_color_cross_entropy(logits_, target, palette, weight, label_smoothing);
   const Reduction reduction = reduction_from(reduction_);
   const bool channels_last = is_channels_last(logits_), each = reduction == Reduction::kNone;
-  STD_TORCH_CHECK(!(with_gradient && each),
-                  "with_gradient needs a scalar loss: reduction mean or sum, got none");
+  COLORSEG_CHECK(!(with_gradient && each),
+                 "with_gradient needs a scalar loss: reduction mean or sum, got none");
   const Tensor logits = dense(logits_, channels_last);
   const Ints sizes{s.n, s.height, s.width};
   const ScalarType dtype = logits.scalar_type();

@@ -9,19 +9,19 @@
 namespace colorseg::cpu {
 
 void check_pair_kernels(bool pairs) {
-  STD_TORCH_CHECK(!pairs || pair_kernels(), "bfloat16 needs the AVX512_BF16 instructions, but ",
-                  isa().name, " runs here; optimise the model for float32");
+  COLORSEG_CHECK(!pairs || pair_kernels(), "bfloat16 needs the AVX512_BF16 instructions, but ",
+                 isa().name, " runs here; optimise the model for float32");
 }
 
 std::vector<PackedLayer> read_packed(const Ints& numbers, bool pairs) {
   std::vector<PackedLayer> layers;
   const auto count = static_cast<int64_t>(numbers.size()) / kPackedInts;
-  STD_TORCH_CHECK(static_cast<int64_t>(numbers.size()) == count * kPackedInts && count > 0,
-                  "a packed chain needs ", kPackedInts, " numbers for each layer");
+  COLORSEG_CHECK(static_cast<int64_t>(numbers.size()) == count * kPackedInts && count > 0,
+                 "a packed chain needs ", kPackedInts, " numbers for each layer");
   for (int64_t i = 0; i < count; ++i) {
     const int64_t* n = &numbers[i * kPackedInts];
-    STD_TORCH_CHECK(n[0] >= 0 && n[0] <= i && n[1] >= -1 && n[1] <= i, "layer ", i,
-                    " of a chain takes a layer that does not come before it");
+    COLORSEG_CHECK(n[0] >= 0 && n[0] <= i && n[1] >= -1 && n[1] <= i, "layer ", i,
+                   " of a chain takes a layer that does not come before it");
     const int64_t* weight = n + kLayerInts;
     PackedLayer l = {
         n[0],
@@ -40,10 +40,10 @@ std::vector<PackedLayer> read_packed(const Ints& numbers, bool pairs) {
       l.main_channels = layers[l.main - 1].y_channels;
     else
       l.main_channels = l.x_channels - (l.skip > 0 ? layers[l.skip - 1].y_channels : 0);
-    STD_TORCH_CHECK(l.main_channels > 0 && l.main_channels <= l.x_channels &&
-                        (l.skip >= 0 || l.main_channels == l.x_channels),
-                    "layer ", i, " of a chain takes ", l.x_channels,
-                    " channels, which the layers before it do not have");
+    COLORSEG_CHECK(l.main_channels > 0 && l.main_channels <= l.x_channels &&
+                       (l.skip >= 0 || l.main_channels == l.x_channels),
+                   "layer ", i, " of a chain takes ", l.x_channels,
+                   " channels, which the layers before it do not have");
     layers.push_back(l);
   }
   return layers;

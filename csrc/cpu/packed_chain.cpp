@@ -17,9 +17,9 @@ ConvShape shape_of_layer(const PackedLayer& l, int64_t n, int64_t height, int64_
   ConvShape s{n, l.x_lines(), 0, height, width, l.y_channels, 0, 0};
   s.out_height = conv_output_size(height, l.kernel[0], 0, l.options);
   s.out_width = conv_output_size(width, l.kernel[1], 1, l.options);
-  STD_TORCH_CHECK(s.out_height > 0 && s.out_width > 0,
-                  "the image is too small for this network: a map of ", height, " x ", width,
-                  " is left for a kernel of ", l.kernel[0], " x ", l.kernel[1]);
+  COLORSEG_CHECK(s.out_height > 0 && s.out_width > 0,
+                 "the image is too small for this network: a map of ", height, " x ", width,
+                 " is left for a kernel of ", l.kernel[0], " x ", l.kernel[1]);
   return s;
 }
 
@@ -35,9 +35,9 @@ ChainPlan make_plan(const Ints& numbers, const BatchSize& size) {
   for (const PackedLayer& l : plan.layers) {
     const Size x = sizes[l.main];
     const int64_t skip_channels = l.skip < 0 ? 0 : sizes[l.skip].channels;
-    STD_TORCH_CHECK(x.channels + skip_channels == l.x_channels, "this network takes ", l.x_channels,
-                    " channels, got ", x.channels + skip_channels);
-    STD_TORCH_CHECK(
+    COLORSEG_CHECK(x.channels + skip_channels == l.x_channels, "this network takes ", l.x_channels,
+                   " channels, got ", x.channels + skip_channels);
+    COLORSEG_CHECK(
         l.skip < 0 || (sizes[l.skip].height == x.height && sizes[l.skip].width == x.width),
         "the two inputs of a layer have ", x.height, " x ", x.width, " and ",
         l.skip < 0 ? 0 : sizes[l.skip].height, " x ", l.skip < 0 ? 0 : sizes[l.skip].width,
@@ -48,7 +48,7 @@ ChainPlan make_plan(const Ints& numbers, const BatchSize& size) {
     PlannedLayer p{
         plan_convolution(s, l.kernel[0], l.kernel[1], l.options, l.upsampled, bands, pairs),
         s.out_height / pool, s.out_width / pool, plan.workspace};
-    STD_TORCH_CHECK(p.height > 0 && p.width > 0, "the image is too small for this network");
+    COLORSEG_CHECK(p.height > 0 && p.width > 0, "the image is too small for this network");
     plan.workspace += aligned(n * lines_of(l.y_channels, pairs) * p.height * p.width);
     sizes.push_back({l.y_channels, up * p.height, up * p.width});
     plan.planned.push_back(std::move(p));
@@ -93,7 +93,7 @@ void run_float_layers(const ChainPlan& plan, const float* packed, const float* x
     return s;
   };
   const float* affines[64];
-  STD_TORCH_CHECK(plan.layers.size() <= 64, "a chain has at most 64 layers");
+  COLORSEG_CHECK(plan.layers.size() <= 64, "a chain has at most 64 layers");
   for (size_t i = 0; i < plan.layers.size(); ++i) {
     const PackedLayer& l = plan.layers[i];
     const PlannedLayer& p = plan.planned[i];
@@ -144,12 +144,12 @@ void run_layers(const ChainPlan& plan, const float* packed, const void* x, void*
 }
 
 Tensor packed_chain(const Tensor& x_, const Tensor& packed, const Tensor& layers) {
-  STD_TORCH_CHECK(x_.dim() == 4, "images must be (N, C, H, W), got ", shape_of(x_));
+  COLORSEG_CHECK(x_.dim() == 4, "images must be (N, C, H, W), got ", shape_of(x_));
   // bfloat16 is packed as integers, which Module.to leaves alone
   const bool pairs = packed.scalar_type() == ScalarType::Int;
   const ScalarType dtype = pairs ? ScalarType::BFloat16 : ScalarType::Float;
-  STD_TORCH_CHECK(x_.scalar_type() == dtype, "this network was optimised for ",
-                  pairs ? "bfloat16" : "float32", ", got ", toString(x_.scalar_type()));
+  COLORSEG_CHECK(x_.scalar_type() == dtype, "this network was optimised for ",
+                 pairs ? "bfloat16" : "float32", ", got ", toString(x_.scalar_type()));
   check_pair_kernels(pairs);
   const Tensor x = dense(x_, false);
   const Ints numbers(layers.const_data_ptr<int64_t>(),

@@ -95,7 +95,7 @@ std::tuple<Tensor, Tensor, Tensor> soft_iou_loss(const Tensor& logits_, const Te
                          ignore_index, weight,    reduction_from(reduction)};
   const PixelShape s = check_soft_iou_loss(logits_, target, o);
   const bool channels_last = is_channels_last(logits_);
-  STD_TORCH_CHECK(!keep || s.channels <= 255, "keep needs at most 255 channels, got ", s.channels);
+  COLORSEG_CHECK(!keep || s.channels <= 255, "keep needs at most 255 channels, got ", s.channels);
   const Tensor logits = dense(logits_, channels_last);
   const bool two = s.channels == 2;
   Tensor sums = nothing(logits);

@@ -79,10 +79,10 @@ std::vector<Tensor> chain(const Tensor& x, const std::vector<Tensor>& parameters
   for (size_t i = 0; i < layers.size(); ++i) {
     const Layer& layer = layers[i];
     const Planned planned = plan_layer(layer, links);
-    STD_TORCH_CHECK(planned.fits, "layer ", i, " cannot be part of a chain on this device");
+    COLORSEG_CHECK(planned.fits, "layer ", i, " cannot be part of a chain on this device");
     const bool last = i + 1 == layers.size();
-    STD_TORCH_CHECK(layer.has_bn != last,
-                    "the last layer of a chain, and no other, is a convolution without batch norm");
+    COLORSEG_CHECK(layer.has_bn != last,
+                   "the last layer of a chain, and no other, is a convolution without batch norm");
     if (last) {
       results[0] = own_conv2d(planned.own, layer.bias);
       break;
@@ -213,6 +213,7 @@ std::vector<Tensor> chain_backward(const Tensor& grad_y, const Tensor& x,
   const std::vector<Layer> layers = read_layers(parameters, numbers, eps);
   const auto count = static_cast<int64_t>(layers.size());
   const OnDevice device(x);
+  const Tensor grad = dense(grad_y, true);
   std::vector<Link> links{{dense(x, true), nothing(x), {}}};
   const std::vector<Planned> plans = read_saved(layers, saved, links, device.stream());
   std::vector<LinkGradient> gradients(links.size());
@@ -226,7 +227,7 @@ std::vector<Tensor> chain_backward(const Tensor& grad_y, const Tensor& x,
   for (int64_t i = count - 1; i >= 0; --i) {
     dispatch_own(x, [&](auto zero) {
       using T = decltype(zero);
-      BlockGradients g{dense(grad_y, true), nothing(x), nothing(x)};
+      BlockGradients g{grad, nothing(x), nothing(x)};
       if (layers[i].has_bn)
         g = norm_gradient<T>(layers[i], links[i + 1], gradients[i + 1], device.stream());
       if (i + 1 < count) gradients[i + 1].map.reset();  // its last use

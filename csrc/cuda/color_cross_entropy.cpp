@@ -48,8 +48,8 @@ Outputs color_cross_entropy(const Tensor& logits_, const Tensor& target,
   const PixelShape s = check_color_cross_entropy(logits_, target, palette, weight, label_smoothing);
   const Reduction reduction = reduction_from(reduction_);
   const bool channels_last = is_channels_last(logits_), each = reduction == Reduction::kNone;
-  STD_TORCH_CHECK(!(with_gradient && each),
-                  "with_gradient needs a scalar loss: reduction mean or sum, got none");
+  COLORSEG_CHECK(!(with_gradient && each),
+                 "with_gradient needs a scalar loss: reduction mean or sum, got none");
   check_label_values(target, s.channels, ignore_index);
   const PixelMap map = map_of(s, channels_last);
   const Tensor logits = dense(logits_, channels_last);

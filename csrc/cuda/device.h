@@ -53,8 +53,8 @@ void dispatch_element(const Tensor& x, const char* op, const Body& body) {
     case ScalarType::BFloat16:
       return body(__nv_bfloat16());
     default:
-      STD_TORCH_CHECK(false, op, " computes in float32, float64, float16 or bfloat16, got ",
-                      toString(x.scalar_type()));
+      COLORSEG_CHECK(false, op, " computes in float32, float64, float16 or bfloat16, got ",
+                     toString(x.scalar_type()));
   }
 }
 
@@ -83,10 +83,10 @@ inline Tensor in_dtype(const Tensor& x, ScalarType dtype) {
 
 // The grid's first dimension numbers chunks.
 inline void check_grid(const PixelMap& map) {
-  STD_TORCH_CHECK(map.pixels < (int64_t(1) << 31) && map.chunks() < (int64_t(1) << 31),
-                  "an operator on CUDA takes less than 2^31 pixels per image and 2^40 in a batch, "
-                  "got ",
-                  map.n, " images of ", map.pixels);
+  COLORSEG_CHECK(map.pixels < (int64_t(1) << 31) && map.chunks() < (int64_t(1) << 31),
+                 "an operator on CUDA takes less than 2^31 pixels per image and 2^40 in a batch, "
+                 "got ",
+                 map.n, " images of ", map.pixels);
 }
 
 // COLORSEG_DEBUG=1: what would be ignored is an error, at the price of waiting for the device.

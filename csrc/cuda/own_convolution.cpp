@@ -100,7 +100,7 @@ void run_convolution(Convolution<T>& p, const Tensor& weight, WeightStrides stri
 template <typename T>
 Tensor run_weight_gradient(const OwnConvolution& own, const Tensor& grad, Stream stream) {
   WeightGradient<T> w = weight_plan(own, *forward_plan<T>(own), grad);
-  STD_TORCH_CHECK(plan(w), "no kernel for the gradient of a weight ", shape_of(own.weight));
+  COLORSEG_CHECK(plan(w), "no kernel for the gradient of a weight ", shape_of(own.weight));
   const Tensor result = new_tensor(own.weight, sizes_of(own.weight), own.weight.scalar_type());
   const Tensor partial = new_tensor(own.weight, {partial_size(w)}, ScalarType::Float);
   const WeightStrides strides = weight_strides(own);

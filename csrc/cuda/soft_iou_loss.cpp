@@ -7,8 +7,8 @@ namespace colorseg::cuda {
 namespace {
 
 ClassList class_list(const Ints& classes) {
-  STD_TORCH_CHECK(classes.size() <= kMostClasses, "soft IoU on CUDA takes at most ", kMostClasses,
-                  " classes, got ", classes.size());
+  COLORSEG_CHECK(classes.size() <= kMostClasses, "soft IoU on CUDA takes at most ", kMostClasses,
+                 " classes, got ", classes.size());
   ClassList list{static_cast<int>(classes.size()), {}};
   for (size_t k = 0; k < classes.size(); ++k) list.ids[k] = static_cast<int16_t>(classes[k]);
   return list;
@@ -54,7 +54,7 @@ std::tuple<Tensor, Tensor, Tensor> soft_iou_loss(const Tensor& logits_, const Te
                          ignore_index, weight,    reduction_from(reduction)};
   const PixelShape s = check_soft_iou_loss(logits_, target, o);
   const bool channels_last = is_channels_last(logits_), two = s.channels == 2;
-  STD_TORCH_CHECK(!keep || s.channels <= 255, "keep needs at most 255 channels, got ", s.channels);
+  COLORSEG_CHECK(!keep || s.channels <= 255, "keep needs at most 255 channels, got ", s.channels);
   check_label_values(target, s.channels, ignore_index);
   const Tensor logits = dense(logits_, channels_last);
   const OnDevice device(logits);
