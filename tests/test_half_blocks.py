@@ -58,6 +58,26 @@ def test_autocast_fine_tuning(frozen, device):
             assert_close(p.grad, q.grad, maps)
 
 
+@pytest.mark.parametrize("channels", [8, 300], ids=["own kernels", "torch's"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_a_backward_pass_inside_autocast(channels, layout, device):
+    """Advised against, and done: the same as outside."""
+    block = ConvBNReLU(channels, channels, 3).to(memory_format=layout)
+    x = torch.randn(2, channels, 4, 4).contiguous(memory_format=layout)
+    gradients = []
+    for inside in (False, True):
+        with torch.autocast(device, torch.bfloat16):
+            loss = block(x).float().square().sum()
+            if inside:
+                loss.backward()
+        if not inside:
+            loss.backward()
+        gradients.append([p.grad for p in block.parameters()])
+        block.zero_grad()
+    for got, want in zip(*gradients, strict=True):
+        assert_close(got, want, torch.float32 if device == "cpu" else torch.bfloat16)
+
+
 def test_autocast_of_a_half_model(device):
     block, x = make_block().eval(), torch.randn(2, 3, 8, 8)
     with torch.autocast(device, torch.bfloat16), torch.no_grad():

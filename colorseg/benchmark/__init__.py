@@ -5,7 +5,7 @@ interleaved run are claimed, never times.
 """
 
 from colorseg.benchmark.case import Case, Contestant, Result, Unavailable
-from colorseg.benchmark.harness import execute, machine, main, parser, run
+from colorseg.benchmark.harness import Place, execute, machine, main, parser, run
 from colorseg.benchmark.limits import Limits
 from colorseg.benchmark.parity import EXACT, HALF, TIES, ParityError, check_parity
 
@@ -17,6 +17,7 @@ __all__ = [
     "Contestant",
     "Limits",
     "ParityError",
+    "Place",
     "Result",
     "Unavailable",
     "check_parity",

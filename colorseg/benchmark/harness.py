@@ -3,13 +3,15 @@
 import argparse
 import ctypes
 import logging
+import math
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,11 +21,19 @@ from colorseg.benchmark.case import COLUMNS, Case, Result, Unavailable
 from colorseg.benchmark.limits import Limits
 from colorseg.benchmark.parity import ParityError
 from colorseg.benchmark.records import Baseline, append, require_columns
-from colorseg.benchmark.timing import measure, prepare
+from colorseg.benchmark.timing import Turn, cpu_turn, measure, prepare
 
 ROUNDS, QUICK_ROUNDS = 20, 5
 logger = logging.getLogger(__name__)
 Report = Callable[[str], object]
+
+
+class Place(NamedTuple):
+    """Where cases run: what a ratio depends on there, its limits, and how a turn is timed."""
+
+    facts: Callable[[], dict[str, object]]
+    limits: Callable[[], Any]  # makes what has the attributes of ``Limits``
+    turn: Turn
 
 
 def machine() -> dict[str, object]:
@@ -52,13 +62,14 @@ def _keep_memory() -> None:
 def run(
     cases: Iterable[Case], *, rounds: int | None = None, csv: str | None = None, only: str = "",
     peers: str = "", check: str | None = None, quick: bool = False, threads: int | None = None,
-    report: Report = logger.info,
+    report: Report = logger.info, place: Place | None = None, seconds: float = math.inf,
 ) -> tuple[list[Result], list[str]]:  # fmt: skip
     """Check, time and report the cases whose printed name contains ``only``, one after the other.
 
     The machine, its limits, what is left out and a line per case go to ``report``, a row per case
     to the file ``csv``; torch keeps ``threads``.  ``peers`` are names with commas between them,
-    empty for all.  ``check`` is a CSV file of an earlier run.
+    empty for all.  ``check`` is a CSV file of an earlier run.  ``place`` is the CPU unless given.
+    After ``seconds`` no further case is begun.
 
     Returns:
         The results, and a line for each whose ratio is worse than in ``check``.
@@ -77,7 +88,8 @@ def run(
         torch.set_num_threads(threads)
     baseline = Baseline(Path(check), torch.get_num_threads()) if check else None
     _keep_memory()
-    facts, told = machine(), set[str]()
+    place = place or Place(machine, Limits, cpu_turn)
+    facts, told, start = place.facts(), set[str](), time.monotonic()
     if csv:
         require_columns(Path(csv), [*facts, *COLUMNS])
 
@@ -87,12 +99,15 @@ def run(
         told.add(line)
 
     report(", ".join(f"{name} {value}" for name, value in facts.items()))
-    limits = Limits()
+    limits = place.limits()
     report(str(limits))
     results: list[Result] = []
     for case, rivals in _select(cases, only, [name for name in peers.split(",") if name]):
+        if time.monotonic() - start > seconds:
+            report(f"left out: {case}, no time is left")
+            continue
         try:
-            times = measure(prepare(case, rivals, once), rounds)
+            times = measure(prepare(case, rivals, once), rounds, place.turn)
         except Unavailable as reason:
             report(f"left out: {case}, {reason}")
             continue

@@ -25,30 +25,34 @@ class Problem:
         batch: images.
         size: (C, H, W) of an image.
         training: whether the network is in training mode.
+        device: of everything.
     """
 
     def __init__(
         self, network: Callable[[], nn.Module], batch: int, size: tuple[int, int, int],
-        training: bool,
+        training: bool, device: str = "cpu",
     ) -> None:  # fmt: skip
         self._network, self._shape, self._training = network, (batch, *size), training
+        self.device = device
 
     @cached_property
     def model(self) -> nn.Module:
         """Ours; copy it before changing it."""
         torch.manual_seed(0)
-        return self._network().train(self._training)
+        return self._network().train(self._training).to(self.device)
 
     @cached_property
     def images(self) -> Tensor:
         """(N, C, H, W) float32."""
-        return torch.rand(self._shape, generator=torch.Generator().manual_seed(1))
+        images = torch.rand(self._shape, generator=torch.Generator().manual_seed(1))
+        return images.to(self.device)
 
     @cached_property
     def labels(self) -> Tensor:
         """(N, H, W) int64, below the 24 colors of the networks."""
         shape = (self._shape[0], *self._shape[2:])
-        return torch.randint(24, shape, generator=torch.Generator().manual_seed(2))
+        labels = torch.randint(24, shape, generator=torch.Generator().manual_seed(2))
+        return labels.to(self.device)
 
     def plain(self, layout: Layout = default_layout) -> nn.Module:
         """A copy of the network in plain PyTorch, its weights in that layout and dtype."""

@@ -56,13 +56,13 @@ def bind(
     leaves = [own[i].requires_grad_() for i in gradients]
 
     @cache  # made by the first call, which is not timed
-    def cotangent(shape: torch.Size) -> Tensor:
-        return lay_out(torch.randn(shape, generator=torch.Generator().manual_seed(1)))
+    def cotangent(shape: torch.Size, device: torch.device) -> Tensor:
+        return lay_out(torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device))
 
     def call() -> list[Tensor]:
         with torch.set_grad_enabled(bool(leaves)):
             y = function(*own)
-        upstream = cotangent(y.shape) if scaled else None
+        upstream = cotangent(y.shape, y.device) if scaled else None
         return [y, *(torch.autograd.grad(y, leaves, upstream) if leaves else ())]
 
     return call

@@ -48,19 +48,26 @@ def _first_call(make: Make) -> tuple[Contestant, Sequence[torch.Tensor]]:
     return contestant, contestant.results()
 
 
-def measure(contestants: dict[str, Contestant], rounds: int) -> dict[str, Times]:
-    """Time them, a turn each per round: A B C, A B C, ..."""
+Turn = Callable[[Callable[[], object], int], float]  # ms of a call, of so many in a row
+
+
+def measure(
+    contestants: dict[str, Contestant], rounds: int, turn: Turn | None = None
+) -> dict[str, Times]:
+    """Time them, a turn each per round: A B C, A B C, ...; ``turn`` is that of the CPU."""
+    turn = turn or cpu_turn
     calls = {name: contestant.call for name, contestant in contestants.items()}
-    slowest = max(min(_turn(call, 1) for _ in range(WARM_UP)) for call in calls.values())
+    slowest = max(min(turn(call, 1) for _ in range(WARM_UP)) for call in calls.values())
     repeats = min(max(math.ceil(TURN_MS / max(slowest, 1e-6)), 1), MOST_CALLS)
     times: dict[str, Times] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            times[name].append(_turn(call, repeats))
+            times[name].append(turn(call, repeats))
     return times
 
 
-def _turn(call: Callable[[], object], repeats: int) -> float:
+def cpu_turn(call: Callable[[], object], repeats: int) -> float:
+    """A pause, a call, and then the ms of each of ``repeats``."""
     time.sleep(PAUSE_S)
     call()
     start = time.perf_counter()

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -41,7 +40,7 @@ class Frame(NamedTuple):
         if bottom or right:
             x = F.pad(x, (0, right, 0, bottom), mode="replicate")
         y = body(x)
-        if not (x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)):
+        if self.channels > 1 or not x.is_contiguous():
             y = y.contiguous(memory_format=memory_format(x))
         return y[..., :height, :width] if bottom or right else y
 

@@ -1,7 +1,7 @@
 """What every operator registers alike: layout rule, autocast, the refusal of second derivatives."""
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, wraps
 from typing import Any, NoReturn
 
 import torch
@@ -12,6 +12,9 @@ from colorseg._extension import load
 
 # a lookup that torch.compile can trace
 _WITH_KERNELS = ("cpu", "meta", "cuda") if load().cuda_built else ("cpu", "meta")
+_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
+    torch._C.DispatchKey.AutocastCUDA
+)
 _autocast_library = torch.library.Library("colorseg", "IMPL")
 
 
@@ -94,6 +97,7 @@ def register_autograd(
     forward at batch 1.  Tracing, functorch and autocast get the operator itself.
     """
     op = getattr(torch.ops.colorseg, name).default
+    backward = without_autocast(backward)
     torch.library.register_autograd(f"colorseg::{name}", backward, setup_context=setup_context)
 
     def forward(ctx: Any, *args: Any) -> Any:
@@ -115,6 +119,17 @@ def register_autograd(
 
     _refuse_second_derivative(f"{name}_backward", name)
     return call
+
+
+def without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """``backward`` as outside of autocast, which would cast what its kernels ask torch for."""
+
+    @wraps(backward)
+    def guarded(*args: Any) -> Any:
+        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+            return backward(*args)
+
+    return guarded
 
 
 def _refuse_second_derivative(name: str, forward: str) -> None:

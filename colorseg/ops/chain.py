@@ -8,7 +8,7 @@ from torch import Tensor
 
 from colorseg.ops._geometry import ConvOptions
 from colorseg.ops._precision import follow_tf32
-from colorseg.ops._registration import needs_grad
+from colorseg.ops._registration import needs_grad, without_autocast
 from colorseg.ops.conv_bn_relu import Running, update_running_statistics
 
 RESAMPLE_CODES = {None: 0, "maxpool2": 1, "upsample2": 2}
@@ -59,6 +59,7 @@ class _Chain(torch.autograd.Function):
         return y, *saved
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, grad_y: Tensor | None, *_: None) -> tuple[Any, ...]:
         if grad_y is None:
             return (None,) * (2 + ctx.count)
