@@ -52,7 +52,8 @@ class GraphedNetwork(nn.Module):
             raise RuntimeError(
                 "a model optimised for inference has no gradients; use the model it was made from"
             )
-        with torch.no_grad():
+        # a tensor that is recorded in inference mode could not be written to outside of it
+        with torch.inference_mode(False), torch.no_grad():
             reason = self._why_not(x)
             if reason is not None:
                 self._tell(reason)
