@@ -5,7 +5,8 @@
 namespace colorseg::cuda {
 namespace {
 
-constexpr int64_t kMostSize = int64_t(1) << 24;  // of an axis: kernels number pixels in 32 bits
+constexpr int64_t kMostSize = int64_t(1) << 24;    // of an axis, with some room around it
+constexpr int64_t kMostPixels = int64_t(1) << 30;  // of an image: they are numbered in 32 bits
 // Of an input and of a result: beyond, cuDNN's blocks of many channels read less.
 constexpr int64_t kMostChannels = 128;
 
@@ -20,7 +21,9 @@ template <typename T>
 std::optional<Convolution<T>> planned(const std::optional<ConvTaps>& taps, int64_t n,
                                       const Channels& in, int64_t in_height, int64_t in_width,
                                       const Channels& out, int64_t out_height, int64_t out_width) {
-  if (!taps || std::max({in_height, in_width, out_height, out_width}) > kMostSize) return {};
+  if (!taps || std::max({in_height, in_width, out_height, out_width}) > kMostSize ||
+      std::max(in_height * in_width, out_height * out_width) > kMostPixels)
+    return {};
   Convolution<T> p = {};
   p.taps = *taps, p.n = n, p.in = in, p.out = out;
   p.in_height = static_cast<int>(in_height), p.in_width = static_cast<int>(in_width);

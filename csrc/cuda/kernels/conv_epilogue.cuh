@@ -179,7 +179,7 @@ struct Epilogue {
     const int y = ((at.row >> pool) + (line & ((1 << rows) - 1))) * step + phase / step;
     const int x = ((at.column >> pool) + column) * step + phase % step;
     const int height = p.out_height >> pool, width = p.out_width >> pool;
-    pixel = (image * height + y) * width + x;
+    pixel = image * (int64_t(height) * width) + y * width + x;
     return image < p.n && y < height && x < width;
   }
 

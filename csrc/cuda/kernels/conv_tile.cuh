@@ -67,13 +67,17 @@ struct Cursor {
   }
 };
 
+// The first `valid` values from memory, zeros behind them.
 template <typename T>
-__device__ Vector<T> load_vector(const T* from, int valid, bool aligned) {
-  if (valid > 0 && aligned) return *reinterpret_cast<const Vector<T>*>(from);
+__device__ Vector<T> load_part(const T* from, int valid) {
   Vector<T> v;
   for (int i = 0; i < Vector<T>::kCount; ++i)
     v.values[i] = i < valid ? from[i] : narrow<T>(Arithmetic<T>(0));
   return v;
+}
+template <typename T>
+__device__ Vector<T> load_vector(const T* from, int valid, bool aligned) {
+  return aligned ? *reinterpret_cast<const Vector<T>*>(from) : load_part(from, valid);
 }
 
 // Float32 for tf32 products, rounded if kTf32.
@@ -81,6 +85,58 @@ template <typename T, bool kTf32>
 __device__ T rounded(float x) {
   if constexpr (kTf32) return to_tf32(x);
   return narrow<T>(x);
+}
+
+// load_window of a source whose pixels are whole vectors (kWhole), or not.
+template <typename T, bool kTf32, int kUnroll, bool kWhole>
+__device__ void load_pixels(const Window& w, const ConvSource<T>& source, int count, int channel,
+                            int first, int step, int row_bytes, unsigned char* to) {
+  constexpr int kVector = Vector<T>::kCount;
+  const int left = count - channel, valid = left < 0 ? 0 : left < kVector ? left : kVector;
+  const bool plain = !source.affine && !source.relu && !kTf32;
+  const T* x = source.x + (valid > 0 ? channel : 0);
+  const int64_t plane = int64_t(w.height) * w.width;
+  ChannelAffine<float> affine[kVector];
+#pragma unroll
+  for (int i = 0; i < kVector; ++i)
+    affine[i] =
+        source.affine && i < valid ? source.affine[channel + i] : ChannelAffine<float>{0, 1, 0};
+  const int pixels = w.count * w.rows * w.columns;
+  const Cursor by(w, step);
+  Cursor at(w, first);
+  for (int pixel = first; pixel < pixels; pixel += step * kUnroll) {
+    Vector<T> loaded[kUnroll];
+    bool inside[kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const int64_t image = w.image + at.image;
+      const int row = w.first_row + at.row, column = w.first_column + at.column;
+      inside[u] = image < w.images && row >= 0 && row < w.height && column >= 0 &&
+                  column < w.width && valid > 0;
+      // outside, some pixel is loaded and not looked at: no branch keeps loads from each other
+      const int64_t from = inside[u] ? (image * plane + row * w.width + column) * count : 0;
+      loaded[u] =
+          kWhole ? *reinterpret_cast<const Vector<T>*>(x + from) : load_part(x + from, valid);
+      at.advance(w, by);
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      if (pixel + u * step >= pixels) break;
+      Vector<T>& v = loaded[u];
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) {
+        const bool counts = inside[u] && (kWhole || i < valid);
+        if (plain) {
+          if (!counts) v.values[i] = narrow<T>(Arithmetic<T>(0));
+          continue;
+        }
+        float value = (widen(v.values[i]) - affine[i].center) * affine[i].scale + affine[i].offset;
+        if (source.relu && value < 0) value = 0;
+        v.values[i] = rounded<T, kTf32>(counts ? value : 0.0f);
+      }
+      *reinterpret_cast<Vector<T>*>(to + (pixel + u * step) * row_bytes) = v;
+    }
+  }
 }
 
 // Copies a window to shared memory, pixel after pixel, zeros where there is none.  A thread keeps
@@ -92,48 +148,16 @@ __device__ void load_window(const Window& w, const Channels& channels, const Con
   const int vectors = (row_bytes - 16) / 16, step = static_cast<int>(blockDim.x) / vectors;
   const int thread = static_cast<int>(threadIdx.x), place = thread % vectors * kVector;
   if (thread >= step * vectors) return;
-  const int which = channels.which(place), channel = place - which * channels.begin;
-  const int count = channels.counts[which], left = count - channel;
-  const int valid = left < 0 ? 0 : left < kVector ? left : kVector;
-  const bool aligned = count % kVector == 0;  // whole vectors, then
-  const T* x = which ? second.x : first.x;
-  const ChannelAffine<float>* affines = which ? second.affine : first.affine;
-  const bool relu = which ? second.relu : first.relu, plain = !affines && !relu && !kTf32;
-  ChannelAffine<float> affine[kVector];
-#pragma unroll
-  for (int i = 0; i < kVector; ++i)
-    affine[i] = affines && i < valid ? affines[channel + i] : ChannelAffine<float>{0, 1, 0};
-  const int pixels = w.count * w.rows * w.columns;
-  const Cursor by(w, step);
-  Cursor at(w, thread / vectors);
-  for (int pixel = thread / vectors; pixel < pixels; pixel += step * kUnroll) {
-    Vector<T> loaded[kUnroll];
-    bool inside[kUnroll];
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const int64_t image = w.image + at.image;
-      const int row = w.first_row + at.row, column = w.first_column + at.column;
-      inside[u] = image < w.images && row >= 0 && row < w.height && column >= 0 &&
-                  column < w.width && pixel + u * step < pixels && valid > 0;
-      if (inside[u])
-        loaded[u] = load_vector(x + ((image * w.height + row) * w.width + column) * count + channel,
-                                valid, aligned);
-      at.advance(w, by);
-    }
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      if (pixel + u * step >= pixels) break;
-      Vector<T>& v = loaded[u];
-#pragma unroll
-      for (int i = 0; i < kVector; ++i) {
-        if (plain && inside[u]) break;
-        float value = (widen(v.values[i]) - affine[i].center) * affine[i].scale + affine[i].offset;
-        if (relu && value < 0) value = 0;
-        v.values[i] = rounded<T, kTf32>(inside[u] && i < valid ? value : 0.0f);
-      }
-      *reinterpret_cast<Vector<T>*>(to + (pixel + u * step) * row_bytes + place * sizeof(T)) = v;
-    }
-  }
+  const int which = channels.counts[1] > 0 ? channels.which(place) : 0;
+  const int count = channels.counts[which];
+  const ConvSource<T>& source = which ? second : first;
+  const bool whole = count % kVector == 0 && reinterpret_cast<uintptr_t>(source.x) % 16 == 0;
+  const int channel = place - which * channels.begin, pixel = thread / vectors;
+  to += place * sizeof(T);
+  if (whole)
+    load_pixels<T, kTf32, kUnroll, true>(w, source, count, channel, pixel, step, row_bytes, to);
+  else
+    load_pixels<T, kTf32, kUnroll, false>(w, source, count, channel, pixel, step, row_bytes, to);
 }
 
 }  // namespace colorseg::cuda

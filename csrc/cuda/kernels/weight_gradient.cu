@@ -18,8 +18,9 @@ __host__ __device__ inline int tap_groups(const ConvTaps& t) {
 inline int tap_warps(const ConvTaps& t) { return (t.count + tap_groups(t) - 1) / tap_groups(t); }
 
 struct Memory {
-  int x_row, grad_row, x, grad;  // bytes of a pixel, and of the tiles
-  int total() const { return x + grad + kSlackBytes; }
+  int x_row, grad_row, x, grad, offsets;  // bytes of a pixel, of the tiles, and of the offsets
+  __host__ __device__ int offsets_at() const { return x + grad + kSlackBytes; }
+  __host__ __device__ int total() const { return offsets_at() + offsets; }
 };
 
 template <typename T>
@@ -32,22 +33,32 @@ __host__ __device__ Memory memory_of(const Convolution<T>& p) {
   const int x_row = pixel_bytes<T>(p.in), grad_row = pixel_bytes<T>(grad_channels(p));
   const int pixels = tile_rows(p.taps, p.tiling) * tile_columns(p.taps, p.tiling)
                      << p.tiling.log_images;
-  return {x_row, grad_row, pixels * x_row, p.tiling.positions() * p.taps.phases() * grad_row};
+  return {x_row, grad_row, pixels * x_row, p.tiling.positions() * p.taps.phases() * grad_row,
+          p.tiling.positions() * 8};
+}
+
+// Where a position of a tile is, in bytes from where that of a tap begins: the same in every tile.
+struct Offsets {
+  int x, grad;
+};
+__device__ inline Offsets offsets_of(const ConvTaps& t, const Tiling& g, const Memory& memory,
+                                     int position) {
+  const Position q = position_of(g, position);
+  const int columns = tile_columns(t, g), image = tile_rows(t, g) * columns;
+  const int grad_columns = t.out_step << g.log_columns;
+  const int grad_image = (t.out_step << g.log_rows) * grad_columns;
+  return {
+      (q.image * image + t.in_step * (q.row * columns + q.column)) * memory.x_row,
+      (q.image * grad_image + t.out_step * (q.row * grad_columns + q.column)) * memory.grad_row};
 }
 
 // How lanes find the operands of a tap in the tiles.
 struct Operands {
-  Tiling tiling;
+  const Offsets* offsets;  // of all positions, in shared memory
   const unsigned char *x, *grad;
-  int x_row, grad_row, x_columns, x_image, grad_columns, grad_image, in_step, out_step;
-
-  __device__ const unsigned char* x_at(int position) const {
-    const Position q = position_of(tiling, position);
-    return x + (q.image * x_image + in_step * (q.row * x_columns + q.column)) * x_row;
-  }
+  __device__ const unsigned char* x_at(int position) const { return x + offsets[position].x; }
   __device__ const unsigned char* grad_at(int position) const {
-    const Position q = position_of(tiling, position);
-    return grad + (q.image * grad_image + out_step * (q.row * grad_columns + q.column)) * grad_row;
+    return grad + offsets[position].grad;
   }
 };
 
@@ -107,7 +118,7 @@ __device__ inline int phase_of(const ConvTaps& taps, int t) {
 
 // partial: [blocks][taps][gridDim.y][kTilesM][kTilesN][4][lanes].
 template <typename T, bool kStrict, int kTilesM, int kTilesN>
-__global__ void __launch_bounds__(kMostThreads)
+__global__ void __launch_bounds__(kMostThreads, sizeof(T) == 4 && kTilesM < 4 ? kBlocksEach : 1)
     multiply_tiles(const __grid_constant__ WeightGradient<T> w, float* partial) {
   const Convolution<T>& p = w.p;
   auto* shared = shared_memory<unsigned char>();
@@ -125,18 +136,12 @@ __global__ void __launch_bounds__(kMostThreads)
   const int offset =
       active ? (p.taps.dy[t] - p.taps.top) * columns + p.taps.dx[t] - p.taps.left : 0;
   const int grad_offset = phase / out_step * grad_columns + phase % out_step;
+  auto* offsets = reinterpret_cast<Offsets*>(shared + memory.offsets_at());
+  for (int i = static_cast<int>(threadIdx.x); i < p.tiling.positions(); i += blockDim.x)
+    offsets[i] = offsets_of(p.taps, p.tiling, memory, i);  // read behind the first barrier
   const Operands operands{
-      p.tiling,
-      shared + offset * memory.x_row + x_channel * int(sizeof(T)),
-      shared + memory.x + grad_offset * memory.grad_row + grad_channel * int(sizeof(T)),
-      memory.x_row,
-      memory.grad_row,
-      columns,
-      rows * columns,
-      grad_columns,
-      grad_rows * grad_columns,
-      p.taps.in_step,
-      out_step};
+      offsets, shared + offset * memory.x_row + x_channel * int(sizeof(T)),
+      shared + memory.x + grad_offset * memory.grad_row + grad_channel * int(sizeof(T))};
   constexpr bool kTf32 = sizeof(T) == 4 && !kStrict;
   constexpr int kStep = kStepBytes / sizeof(T);
   float sums[kTilesM][kTilesN][4] = {};
