@@ -18,6 +18,7 @@ _MODULES = (
     "ops",
     "palette",
     "reference",
+    "report",
     "training",
 )
 _FUNCTIONS = {

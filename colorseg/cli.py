@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from colorseg._benchmark_options import add_options
+from colorseg._report_options import add_options as add_report_options
 from colorseg._version import __version__
 
 Command = Callable[[argparse.Namespace], int]
@@ -48,6 +49,22 @@ def benchmark(args: argparse.Namespace) -> int:
     return execute(cases(), **options)
 
 
+def reproduce(args: argparse.Namespace) -> int:
+    """Train what the report needs and write its pages."""
+    import logging
+
+    from colorseg import report
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    options = {name: value for name, value in vars(args).items() if name != "run"}
+    try:
+        print(report.reproduce(**options))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="colorseg", description="Colorize and segment pictures.")
     parser.add_argument("--version", action="version", version=f"colorseg {__version__}")
@@ -59,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
 
     timing = commands.add_parser("benchmark", help="how fast the networks are here, against peers")
     add_options(timing).set_defaults(run=benchmark)
+
+    pages = commands.add_parser("reproduce", help="the whole report, beside what was published")
+    add_report_options(pages).set_defaults(run=reproduce)
     return parser
 
 

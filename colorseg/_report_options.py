@@ -1,0 +1,17 @@
+"""The options of ``colorseg reproduce``, apart from torch so that ``--help`` answers at once."""
+
+import argparse
+
+
+def add_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add them; each is an argument of :func:`colorseg.report.reproduce`."""
+    add = parser.add_argument
+    add("--data", default="cifar10", metavar="PATH|cifar10|sample", help="the pictures")
+    add("--preset", default="course-2021", help="course-2021, lightning or clean")
+    add("--out", default="report", metavar="FOLDER", help="where to write (default: report)")
+    add("--no-plain", dest="plain", action="store_false", help="do not train in plain torch too")
+    add("--quick", action="store_true", help="one epoch of small networks, to try it out")
+    add("--force", action="store_true", help="replace a report of other settings")
+    add("--download", action="store_true", help="allow to download the pictures")
+    add("--device", default="cpu", metavar="NAME", help="where to train, as torch names it")
+    return parser

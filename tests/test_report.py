@@ -1,0 +1,143 @@
+"""``colorseg reproduce`` on the embedded sample: its pages, going on, and mistakes."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from colorseg.cli import main
+from colorseg.report import PRESETS, published, reproduce
+from colorseg.report.document import Section, Table, save_pages
+from colorseg.training import Config
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reports") / "report"
+    assert main(["reproduce", "--data", "sample", "--quick", "--out", str(folder)]) == 0
+    return folder
+
+
+def test_the_tables(report):
+    networks = rows(report / "tables" / "networks.csv")
+    assert [row["network"] for row in networks] == [*published.TITLES.values()]
+    for row in networks:
+        assert row["band"] == "none for these data"
+        assert abs(float(row["difference of losses"])) < 0.01  # from plain torch
+    sizes = {(r["network"], r["image"]): r for r in rows(report / "tables" / "sizes.csv")}
+    for network in published.TITLES.values():
+        small, large = (sizes[network, image] for image in ("32 x 32", "64 x 64"))
+        for column, factor in (("weights", 1), ("outputs of convolutions", 4), ("connections", 4)):
+            values = [int(row[column].replace(",", "")) for row in (small, large)]
+            assert values[1] == factor * values[0]
+    padding = {row["kernel"]: row for row in rows(report / "tables" / "padding.csv")}
+    assert (padding["4"]["padding"], padding["4"]["output padding"]) == ("1", "0")
+    assert (padding["5"]["padding"], padding["5"]["output padding"]) == ("2", "1")
+    assert {row["transposed"] for row in padding.values()} == {"32 to 64"}
+    parameters = rows(report / "tables" / "parameters-pool_upsample.csv")
+    assert len(parameters) == 18 + 1
+    assert parameters[0]["parameter"] == "module1.0.weight"
+
+
+def test_the_pages(report):
+    html, markdown = (report / "index.html").read_text(), (report / "report.md").read_text()
+    assert html.count("data:image/png;base64,") == 7  # three networks, two each, and all together
+    assert "<script" not in html
+    assert "http" not in html.replace("http-equiv", "")
+    for title in ("The three networks after 1 epochs", "Sizes", "Padding for other kernels"):
+        assert f"<h2>{title}</h2>" in html
+        assert f"## {title}" in markdown
+    for name in ("networks.png", "networks.svg"):
+        assert (report / "figures" / name).stat().st_size > 1000
+
+
+def test_what_is_finished_is_kept(report, monkeypatch):
+    def train(*_):
+        raise AssertionError("nothing is missing")
+
+    monkeypatch.setattr("colorseg.report.runs.fit", train)
+    (report / "index.html").unlink()
+    assert reproduce("sample", out=report, quick=True) == report / "index.html"
+    assert (report / "index.html").exists()
+
+
+def test_an_interrupted_report_goes_on(tmp_path):
+    command = [sys.executable, "-m", "colorseg.cli", "reproduce", "--data", "sample", "--quick"]
+    command += ["--no-plain", "--out", str(tmp_path / "report")]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    first = tmp_path / "report" / "runs" / "pool_upsample" / "model.safetensors"
+    deadline = time.monotonic() + 120
+    while not first.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode in (130, -signal.SIGINT), said
+    done = first.stat().st_mtime_ns
+    assert main(command[3:]) == 0
+    assert first.stat().st_mtime_ns == done
+    assert (tmp_path / "report" / "index.html").exists()
+
+
+def test_settings_of_another_report(report):
+    with pytest.raises(
+        FileExistsError, match=r"a report of other settings .*replace it with --force"
+    ):
+        reproduce("sample", "clean", report, quick=True)
+    assert json.loads((report / "report.json").read_text())["preset"] == "course-2021"
+
+
+def test_other_files_are_left_alone(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("mine")
+    assert main(["reproduce", "--data", "sample", "--out", str(tmp_path), "--force"]) == 2
+    assert "holds other files, no report; choose another --out" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "best"], "there is no preset 'best'; choose one of course-2021, lightning"),
+        (["--data", "no-such-file.npz"], "there is no no-such-file.npz; a source is 'sample'"),
+        (["--device", "tpu"], "device must be a device of torch"),
+    ],
+)
+def test_mistakes_get_a_sentence(arguments, message, tmp_path, capsys):
+    out = tmp_path / "report"
+    assert main(["reproduce", "--data", "sample", "--out", str(out), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_settings(preset):
+    from colorseg.report.reproduction import _settings
+
+    config = Config(**_settings(preset, quick=False))
+    assert (config.epochs, config.batch_size, config.lr) == (25, 100, 1e-3)
+    assert config.optimizer == ("adamw" if preset == "lightning" else "adam")
+
+
+def test_bands():
+    horses = published.bands_of("3635b9b7" + 56 * "0", "horses.npz", 25)
+    assert 1.03 in horses["unet"]
+    assert 1.07 not in horses["unet"]
+    assert published.bands_of("", "cifar10", 25) is published.ORIGINAL
+    assert published.bands_of("", "sample", 25) == published.bands_of("", "cifar10", 2) == {}
+
+
+def test_text_is_escaped(tmp_path):
+    section = Section("<b>", ["a < b", Table("t", ["<i>"], [["&"]])])
+    save_pages("<title>", [section], tmp_path)
+    html = (tmp_path / "index.html").read_text()
+    assert "<b>" not in html
+    assert "&lt;i&gt;" in html
+    assert "<td>&amp;</td>" in html
