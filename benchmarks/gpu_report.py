@@ -76,7 +76,8 @@ def complain(message: str, code: int = 2) -> int:
 def device_tests(dry: bool) -> tuple[str, bool]:
     """What the tests that are marked cuda say; in a dry run those of one file."""
     files = ["tests/test_cuda.py"] if dry else []
-    command = [sys.executable, "-m", "pytest", "-m", "cuda", *files]
+    # -P: the installed package, not the source tree in the current folder
+    command = [sys.executable, "-P", "-m", "pytest", "-m", "cuda", *files]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     summary = (done.stdout.strip().splitlines() or ["no output"])[-1].strip("= ")
     return f"pytest -m cuda: {summary}", done.returncode == 0

@@ -53,7 +53,7 @@ def test_the_pages(report):
     assert html.count("data:image/png;base64,") == 7  # three networks, two each, and all together
     assert "<script" not in html
     assert "http" not in html.replace("http-equiv", "")
-    for title in ("The three networks after 1 epochs", "Sizes", "Padding for other kernels"):
+    for title in ("The three networks after 1 epoch", "Sizes", "Padding for other kernels"):
         assert f"<h2>{title}</h2>" in html
         assert f"## {title}" in markdown
     for name in ("networks.png", "networks.svg"):

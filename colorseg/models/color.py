@@ -57,7 +57,8 @@ class ColorNetwork(nn.Module):
         num_filters: channels after the first block.
         num_colors: palette colors, the channels of the result.
         num_in_channels: 1 for grey input.
-        weights: path of a file written by :func:`colorseg.models.save_weights`, or of a plain
+        weights: ``"horse24"`` for weights that come with the package, trained on CIFAR-10's
+            horses; or path of a file written by :func:`colorseg.models.save_weights`, or of a plain
             state dict (.pth).
             The file fixes the other arguments; one that contradicts it is an error.
 

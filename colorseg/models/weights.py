@@ -1,6 +1,7 @@
 """Weight files: safetensors whose metadata names the network and palette; state dicts are read."""
 
 import json
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from colorseg._files import write_atomically
 from colorseg.palette import Palette
 
+SHIPPED = ("horse24",)  # names of weights that come with the package, see weights/README.md
 ARGUMENTS = ("kernel", "num_filters", "num_colors", "num_in_channels")
 
 
@@ -114,14 +116,19 @@ def save_weights(
 def load_weights(path: str | Path, network: str) -> StoredWeights:
     """Read a weights file for the class ``network``; never runs code from it.
 
+    Args:
+        path: of the file, or one of ``SHIPPED``.
+        network: name of the class.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, foreign, or of another network.
     """
-    path = Path(path)
+    path = _shipped(str(path), network) if str(path) in SHIPPED else Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"there is no weights file {path}; pass the path of a .safetensors or .pth file"
+            f"there is no weights file {path}; pass the path of a .safetensors or .pth file, or "
+            f"one of the names {', '.join(SHIPPED)}"
         )
     if path.suffix == ".safetensors":
         return _load_safetensors(path, network)
@@ -133,6 +140,12 @@ def load_weights(path: str | Path, network: str) -> StoredWeights:
         raise ValueError(
             f"{path} is not a state dict that can be loaded safely: {cause}"
         ) from error
+
+
+def _shipped(name: str, network: str) -> Path:
+    return Path(
+        str(resources.files("colorseg.models") / "weights" / f"{name}-{network}.safetensors")
+    )
 
 
 def _tensor(value: Any) -> Tensor:

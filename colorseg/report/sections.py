@@ -65,7 +65,7 @@ def _networks(
     ranking = sorted(NETWORKS, key=lambda name: histories[name].epochs[-1].val_loss)
     order = " before ".join(TITLES[name] for name in ranking)
     return Section(
-        f"The three networks after {epochs} epochs",
+        f"The three networks after {epochs} epoch{'s' * (epochs > 1)}",
         [
             f"By validation loss: {order}. Published losses are of {25} epochs on the original "
             "CIFAR-10 horses; a band is where runs on the same pictures end.",
