@@ -1,120 +1,12 @@
 // The gradient of a convolution's weight: of each tap a product [channels of y][channels of x] over
 // the positions of tiles, a tap for each warp.  Blocks keep their sums to the end, and a second
 // kernel adds them up in their order.
-#include "conv_tiling.h"
-#include "conv_weight.cuh"
+#include "weight_gradient_tile.cuh"
 
 namespace colorseg::cuda {
 namespace {
 
-constexpr int kMostTapWarps = 9, kMostThreads = kMostTapWarps * kWarp, kBlocksEach = 2;
-constexpr int kSlackBytes = 256;  // lanes of channels that do not exist read behind a row
 constexpr int kSumRows = 8;
-
-// Groups of taps that a block takes, one for each warp.
-__host__ __device__ inline int tap_groups(const ConvTaps& t) {
-  return (t.count + kMostTapWarps - 1) / kMostTapWarps;
-}
-inline int tap_warps(const ConvTaps& t) { return (t.count + tap_groups(t) - 1) / tap_groups(t); }
-
-struct Memory {
-  int x_row, grad_row, x, grad, offsets;  // bytes of a pixel, of the tiles, and of the offsets
-  __host__ __device__ int offsets_at() const { return x + grad + kSlackBytes; }
-  __host__ __device__ int total() const { return offsets_at() + offsets; }
-};
-
-template <typename T>
-__host__ __device__ Channels grad_channels(const Convolution<T>& p) {
-  return channels_of<T>(p.out.counts[0], 0);
-}
-
-template <typename T>
-__host__ __device__ Memory memory_of(const Convolution<T>& p) {
-  const int x_row = pixel_bytes<T>(p.in), grad_row = pixel_bytes<T>(grad_channels(p));
-  const int pixels = tile_rows(p.taps, p.tiling) * tile_columns(p.taps, p.tiling)
-                     << p.tiling.log_images;
-  return {x_row, grad_row, pixels * x_row, p.tiling.positions() * p.taps.phases() * grad_row,
-          p.tiling.positions() * 8};
-}
-
-// Where a position of a tile is, in bytes from where that of a tap begins: the same in every tile.
-struct Offsets {
-  int x, grad;
-};
-__device__ inline Offsets offsets_of(const ConvTaps& t, const Tiling& g, const Memory& memory,
-                                     int position) {
-  const Position q = position_of(g, position);
-  const int columns = tile_columns(t, g), image = tile_rows(t, g) * columns;
-  const int grad_columns = t.out_step << g.log_columns;
-  const int grad_image = (t.out_step << g.log_rows) * grad_columns;
-  return {
-      (q.image * image + t.in_step * (q.row * columns + q.column)) * memory.x_row,
-      (q.image * grad_image + t.out_step * (q.row * grad_columns + q.column)) * memory.grad_row};
-}
-
-// How lanes find the operands of a tap in the tiles.
-struct Operands {
-  const Offsets* offsets;  // of all positions, in shared memory
-  const unsigned char *x, *grad;
-  __device__ const unsigned char* x_at(int position) const { return x + offsets[position].x; }
-  __device__ const unsigned char* grad_at(int position) const {
-    return grad + offsets[position].grad;
-  }
-};
-
-// A: gradients of kTilesM times 16 channels, at kStepBytes / sizeof(T) positions from `first` on.
-template <typename T, int kTilesM>
-__device__ void load_gradients(const Operands& o, int first, int lane, uint32_t (&a)[kTilesM][4]) {
-  if constexpr (sizeof(T) == 2) {
-    const unsigned char* from = o.grad_at(first + lane % 8 + lane / 16 * 8) + lane / 8 % 2 * 16;
-#pragma unroll
-    for (int m = 0; m < kTilesM; ++m) load_matrices_transposed(a[m], from + m * 32);
-  } else {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const auto* from =
-          reinterpret_cast<const uint32_t*>(o.grad_at(first + half * 4 + lane % 4)) + lane / 4;
-#pragma unroll
-      for (int m = 0; m < kTilesM; ++m)
-        a[m][2 * half] = from[m * 16], a[m][2 * half + 1] = from[m * 16 + 8];
-    }
-  }
-}
-
-// B: the input at the same positions, in kTilesN times 8 channels.
-template <typename T, bool kStrict, int kTilesN>
-__device__ void load_inputs(const Operands& o, int first, int lane,
-                            WeightFragment<kStrict> (&b)[kTilesN]) {
-  if constexpr (sizeof(T) == 2) {
-    const unsigned char* from = o.x_at(first + lane % 16) + lane / 16 * 16;
-#pragma unroll
-    for (int n = 0; n < kTilesN; n += 2) {
-      uint32_t pair[4];
-      load_matrices_transposed(pair, from + n * 16);
-      b[n].high[0] = pair[0], b[n].high[1] = pair[1];
-      if (n + 1 < kTilesN) b[n + 1].high[0] = pair[2], b[n + 1].high[1] = pair[3];
-    }
-  } else {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const auto* from =
-          reinterpret_cast<const uint32_t*>(o.x_at(first + half * 4 + lane % 4)) + lane / 4;
-#pragma unroll
-      for (int n = 0; n < kTilesN; ++n) {
-        if constexpr (kStrict)
-          split(__uint_as_float(from[n * 8]), b[n].high[half], b[n].low[half]);
-        else
-          b[n].high[half] = from[n * 8];
-      }
-    }
-  }
-}
-
-__device__ inline int phase_of(const ConvTaps& taps, int t) {
-  int phase = 0;
-  while (t >= taps.first[phase + 1]) ++phase;
-  return phase;
-}
 
 // partial: [blocks][taps][gridDim.y][kTilesM][kTilesN][4][lanes].
 template <typename T, bool kStrict, int kTilesM, int kTilesN>
@@ -122,7 +14,7 @@ __global__ void __launch_bounds__(kMostThreads, sizeof(T) == 4 && kTilesM < 4 ? 
     multiply_tiles(const __grid_constant__ WeightGradient<T> w, float* partial) {
   const Convolution<T>& p = w.p;
   auto* shared = shared_memory<unsigned char>();
-  const Memory memory = memory_of(p);
+  const GradientMemory memory = gradient_memory_of(p);
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = threadIdx.x % kWarp;
   const int t = static_cast<int>(blockIdx.z) * static_cast<int>(blockDim.x / kWarp) + warp;
   const bool active = t < p.taps.count;
@@ -235,7 +127,7 @@ int channel_blocks(const Convolution<T>& p) {
 template <typename T>
 bool plan_tiles(Convolution<T>& p, int positions) {
   p.tiling = tiling_of(p, positions);
-  return share_tiles(p.tiling, memory_of(p).total(), kBlocksEach);
+  return share_tiles(p.tiling, gradient_memory_of(p).total(), kBlocksEach);
 }
 
 template <typename T, typename W, bool kStrict, int kTilesM, int kTilesN>
@@ -246,8 +138,8 @@ void run(const WeightGradient<T>& w, int64_t k_stride, int64_t n_stride, float* 
   const dim3 grid(static_cast<unsigned>(w.p.tiling.blocks), channels,
                   static_cast<unsigned>(tap_groups(w.p.taps)));
   launch(multiply_tiles<T, kStrict, kTilesM, kTilesN>, grid,
-         dim3(static_cast<unsigned>(tap_warps(w.p.taps) * kWarp)), memory_of(w.p).total(), stream,
-         w, partial);
+         dim3(static_cast<unsigned>(tap_warps(w.p.taps) * kWarp)), gradient_memory_of(w.p).total(),
+         stream, w, partial);
   launch(add_partials<T, W, kTilesM, kTilesN>, dim3(kTilesM * kTilesN * 4, taps, channels),
          dim3(kWarp * kSumRows), kWarp * kSumRows * sizeof(double), stream, w, partial, k_stride,
          n_stride, grad_weight);
@@ -274,7 +166,8 @@ void run(const WeightGradient<T>& w, int64_t k_stride, int64_t n_stride, float* 
 template <typename T>
 bool plan(WeightGradient<T>& w) {
   // fewer positions where the tiles would leave no room for a second block
-  return (plan_tiles(w.p, 128) && memory_of(w.p).total() <= device_limits().shared_bytes / 2) ||
+  return (plan_tiles(w.p, 128) &&
+          gradient_memory_of(w.p).total() <= device_limits().shared_bytes / 2) ||
          plan_tiles(w.p, 64);
 }
 
