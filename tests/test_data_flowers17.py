@@ -216,6 +216,21 @@ class TestMatFile:
         with pytest.raises(ValueError, match="x is damaged: an array unpacks to more than 16777"):
             read_mat(content.getvalue(), "x")
 
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            np.array([6, 8, 11, 0], "<u4").tobytes(),  # flags alone
+            np.array([6, 0, 5, 0, 1, 0], "<u4").tobytes(),  # flags, shape and name without values
+            np.array([6, 8, 11, 0, 7, 4, 0x7F800000, 0, 1, 0], "<u4").tobytes(),  # infinite shape
+        ],
+    )
+    def test_an_array_without_its_description(self, body):
+        head = b"MATLAB 5.0".ljust(124) + b"\x00\x01IM"
+        content = head + np.array([14, len(body)], "<u4").tobytes() + body
+        with pytest.raises(ValueError, match="x is damaged: an array has no flags, shape and name"):
+            read_mat(content, "x")
+
     @pytest.mark.parametrize("compressed", [False, True])
     def test_every_truncation_is_told_or_leaves_arrays_out(self, compressed):
         whole = mat(do_compression=compressed)

@@ -10,6 +10,7 @@ import math
 import struct
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 
@@ -76,7 +77,10 @@ def _unpacked(data: bytes) -> bytes:
 def _array(data: bytes, order: str) -> tuple[str, np.ndarray] | None:
     """Name and values of an array of real numbers, None for anything else."""
     parts = _elements(data, order)
-    flags, shape, name = (_numbers(next(parts), order) for _ in range(3))
+    described = [_numbers(part, order) for part in islice(parts, 3)]
+    if len(described) < 3 or not len(described[0]) or any(d.dtype.kind == "f" for d in described):
+        raise ValueError("an array has no flags, shape and name")
+    flags, shape, name = described
     if int(flags[0]) & 0xFF not in _NUMERIC or int(flags[0]) & _COMPLEX:
         return None
     values = _numbers(next(parts), order)
