@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
@@ -75,7 +76,8 @@ def test_an_interrupted_report_goes_on(tmp_path):
     arguments = ["reproduce", "--data", "sample", "--quick", "--no-plain"]
     arguments += ["--out", str(tmp_path / "report")]
     command = [sys.executable, "-P", "-m", "colorseg.cli", *arguments]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also in the background
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listens)
     first = tmp_path / "report" / "runs" / "pool_upsample" / "model.safetensors"
     deadline = time.monotonic() + 120
     while not first.exists() and time.monotonic() < deadline:
