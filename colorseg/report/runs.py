@@ -1,6 +1,5 @@
 """The runs of a report: what has to be trained, and training what is missing."""
 
-import csv
 import dataclasses
 import logging
 from collections.abc import Iterator
@@ -11,8 +10,8 @@ from colorseg.data import ImageSet
 from colorseg.models import NETWORKS
 from colorseg.training import Config, fit
 from colorseg.training.checkpoint import holds_run
+from colorseg.training.color import new_network
 from colorseg.training.history import Epoch, History
-from colorseg.training.seeding import seed_everything
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +33,7 @@ class Run(NamedTuple):
 
     def history(self) -> History:
         """The epochs of a finished run."""
-        with (self.folder / "metrics.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        figures = [[float(row[name]) for name in Epoch._fields[1:]] for row in rows]
-        return History([Epoch(int(r["epoch"]), *f) for r, f in zip(rows, figures, strict=True)])
+        return History.load_csv(self.folder / "metrics.csv", Epoch)
 
     def is_finished(self) -> bool:
         """Whether all of its epochs and its pictures are there."""
@@ -81,8 +77,4 @@ def train_missing(runs: list[Run], train: ImageSet, val: ImageSet) -> None:
     for number, run in enumerate(missing, 1):
         logger.info("run %d of %d: %s", number, len(missing), run.name)
         config = dataclasses.replace(run.config, resume=holds_run(run.config.out))
-        seed_everything(config.seed)
-        palette = config.choose_palette()
-        model = NETWORKS[config.network](config.kernel, config.num_filters, len(palette))
-        model.palette = palette
-        fit(model, train, val, config)
+        fit(new_network(config), train, val, config)

@@ -10,7 +10,7 @@ from colorseg.nn import ConvBNReLU
 from colorseg.nn.padding import conv_padding
 from colorseg.report.document import Picture, Section, Table
 from colorseg.report.figures import save_batch_sizes, save_networks
-from colorseg.report.published import BATCH_SIZES, PUBLIC_RUNS, REPORT, TITLES, Band
+from colorseg.report.published import BATCH_SIZES, EPOCHS, PUBLIC_RUNS, REPORT, TITLES, Band
 from colorseg.report.runs import KERNELS, SWEPT, Run
 from colorseg.training.history import Epoch, History
 
@@ -67,7 +67,7 @@ def _networks(
     return Section(
         f"The three networks after {epochs} epoch{'s' * (epochs > 1)}",
         [
-            f"By validation loss: {order}. Published losses are of {25} epochs on the original "
+            f"By validation loss: {order}. Published losses are of {EPOCHS} epochs on the original "
             "CIFAR-10 horses; a band is where runs on the same pictures end.",
             Table("networks", heading, rows),
             Picture(picture, "Losses and accuracies of the three networks."),

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from colorseg import ops, reference
 from colorseg.data import ImageSet
-from colorseg.models import ColorNetwork, save_weights
+from colorseg.models import NETWORKS, ColorNetwork, save_weights
 from colorseg.palette import Palette
+from colorseg.training.config import Config
 from colorseg.training.history import Epoch
 from colorseg.training.modes import eval_mode
+from colorseg.training.seeding import seed_everything
 
 
 class ColorTask:
@@ -90,6 +92,15 @@ class ColorTask:
     def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Grey pictures ``(n, 1, H, W)`` and their targets, on the device."""
         return self._pictures.grey(index), self.targets[index]
+
+
+def new_network(config: Config) -> ColorNetwork:
+    """The untrained network that a run's settings describe, with weights by its seed."""
+    seed_everything(config.seed)
+    palette = config.choose_palette()
+    model = NETWORKS[config.network](config.kernel, config.num_filters, len(palette))
+    model.palette = palette
+    return model
 
 
 def palette_of(model: nn.Module) -> Palette:

@@ -107,19 +107,14 @@ def _train(network: str, options: dict[str, Any]) -> None:
     config = _config(network, options)
 
     from colorseg.data import load
-    from colorseg.models import NETWORKS
     from colorseg.training.checkpoint import open_folder
+    from colorseg.training.color import new_network
     from colorseg.training.loop import fit
-    from colorseg.training.seeding import seed_everything
 
     open_folder(config)  # before the work of loading pictures
     logger.info("writing to %s", config.out)
     train, val = load(config.data, classes=config.classes, download=config.download)
-    seed_everything(config.seed)
-    palette = config.choose_palette()
-    model = NETWORKS[network](config.kernel, config.num_filters, len(palette))
-    model.palette = palette
-    _report(fit(model, train, val, config), config.out)
+    _report(fit(new_network(config), train, val, config), config.out)
 
 
 def _config(network: str, options: dict[str, Any]) -> Config:

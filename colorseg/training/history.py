@@ -105,3 +105,11 @@ class History:
         rows.writerow(type(self.epochs[0])._fields)
         rows.writerows(self.epochs)
         write_atomically(path, text.getvalue().encode())
+
+    @classmethod
+    def load_csv(cls, path: str | Path, row: Any) -> "History":
+        """Read the table that ``save_csv`` wrote, of rows of the kind ``row``."""
+        with Path(path).open(newline="") as file:
+            lines = list(csv.DictReader(file))
+        figures = [[float(line[name]) for name in row._fields[1:]] for line in lines]
+        return cls([row(int(line["epoch"]), *f) for line, f in zip(lines, figures, strict=True)])
