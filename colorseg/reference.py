@@ -108,12 +108,21 @@ def soft_iou_loss(
 
 def nearest_color(rgb: Tensor, palette: Tensor, *, dtype: torch.dtype = torch.int64) -> Tensor:
     """Index of the palette color at the smallest Euclidean distance, the lowest on ties."""
+    return _square_distances(rgb, palette).argmin(1).to(dtype)
+
+
+def _square_distances(rgb: Tensor, palette: Tensor) -> Tensor:
     if rgb.dtype == torch.uint8:
         rgb = rgb.to(palette.dtype) / 256
-    distance = (
-        (rgb[:, None] - palette.to(rgb.dtype)[:, :, None, None]).square().sum(2)
-    )  # (N, K, H, W)
-    return distance.argmin(1).to(dtype)
+    return (rgb[:, None] - palette.to(rgb.dtype)[:, :, None, None]).square().sum(2)  # (N, K, H, W)
+
+
+def _soft_targets(rgb: Tensor, palette: Tensor, neighbors: int, sigma: float) -> Tensor:
+    """Probabilities (N, K, H, W) of the nearest colors, ~ exp(-distance^2 / (2 sigma^2))."""
+    rgb = rgb if rgb.dtype == torch.uint8 else rgb.to(palette.dtype)
+    nearest, index = _square_distances(rgb, palette).sort(dim=1, stable=True)
+    share = (nearest[:, :neighbors] / (-2 * sigma**2)).softmax(1)
+    return torch.zeros_like(nearest).scatter(1, index[:, :neighbors], share)
 
 
 def color_cross_entropy(
@@ -135,14 +144,16 @@ def color_cross_entropy(
         assert palette is not None, "an RGB target needs a palette"
         labels = nearest_color(target, palette)
     kept = labels != ignore_index
-    loss = F.cross_entropy(
-        logits,
-        labels,
-        weight,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        reduction=reduction,
-    )
+    options: dict[str, Any] = {"weight": weight, "label_smoothing": label_smoothing}
+    if soft_neighbors:
+        assert palette is not None, "soft_neighbors needs an RGB target and a palette"
+        soft = _soft_targets(target, palette.to(logits.dtype), soft_neighbors, soft_sigma)
+        loss = F.cross_entropy(logits, soft, **options, reduction="none") * kept
+        if reduction != "none":
+            loss = loss.sum() / (kept.sum() if reduction == "mean" else 1)
+    else:
+        options |= {"ignore_index": ignore_index, "reduction": reduction}
+        loss = F.cross_entropy(logits, labels, **options)
     if reduction == "mean" and not kept.any():  # torch gives NaN here
         loss = logits.sum() * 0
     if not return_stats:

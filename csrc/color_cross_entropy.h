@@ -57,15 +57,36 @@ inline void check_label_range(int64_t bad, int64_t first, int64_t classes, bool 
                          : "; pass ignore_index to leave pixels out");
 }
 
+// Targets spread over the palette colors nearest to an RGB pixel; 0 neighbors: its label alone.
+struct SoftOptions {
+  int64_t neighbors;
+  double sigma;
+  // shares are proportional to exp(squared distance * falloff)
+  double falloff() const { return -0.5 / (sigma * sigma); }
+};
+
+inline void check_soft_options(const SoftOptions& soft, const Tensor& target, int64_t channels) {
+  COLORSEG_CHECK(soft.neighbors >= 0 && soft.neighbors <= channels, "soft_neighbors must be in 0..",
+                 channels, ", the number of colors, got ", soft.neighbors);
+  if (soft.neighbors == 0) return;
+  COLORSEG_CHECK(target.dim() == 4,
+                 "soft_neighbors needs an RGB target (N, 3, H, W), whose distances to the palette "
+                 "it uses, got ",
+                 shape_of(target));
+  COLORSEG_CHECK(soft.sigma > 0, "soft_sigma must be above 0, got ", soft.sigma);
+}
+
 inline PixelShape check_color_cross_entropy(const Tensor& logits, const Tensor& target,
                                             const OptionalTensor& palette,
-                                            const OptionalTensor& weight, double label_smoothing) {
+                                            const OptionalTensor& weight, double label_smoothing,
+                                            const SoftOptions& soft) {
   const PixelShape s = check_logits(logits);
   COLORSEG_CHECK(s.channels > 0, "logits must have at least one channel, got ", shape_of(logits));
   check_per_channel("weight", weight, s.channels, logits, "the logits");
   check_same_device("the target", target, logits, "the logits");
   COLORSEG_CHECK(label_smoothing >= 0 && label_smoothing <= 1,
                  "label_smoothing must be in 0..1, got ", label_smoothing);
+  check_soft_options(soft, target, s.channels);
   if (target.dim() != 4) {
     check_labels(target, s);
     return s;

@@ -93,15 +93,16 @@ STABLE_TORCH_LIBRARY(colorseg, m) {
   m.def(
       "color_cross_entropy(Tensor logits, Tensor target, Tensor? palette, Tensor? weight, int "
       "ignore_index, "
-      "float label_smoothing, str reduction, bool return_stats, bool with_gradient) -> (Tensor "
+      "float label_smoothing, int soft_neighbors, float soft_sigma, str reduction, bool "
+      "return_stats, bool with_gradient) -> (Tensor "
       "loss, "
       "Tensor log_sum_exp, "
       "Tensor normalizer, Tensor argmax, Tensor correct, Tensor valid, Tensor gradient)");
   m.def(
       "color_cross_entropy_backward(Tensor grad_loss, Tensor logits, Tensor target, Tensor? "
       "palette, Tensor? weight, "
-      "Tensor log_sum_exp, Tensor normalizer, int ignore_index, float label_smoothing, str "
-      "reduction) -> Tensor");
+      "Tensor log_sum_exp, Tensor normalizer, int ignore_index, float label_smoothing, int "
+      "soft_neighbors, float soft_sigma, str reduction) -> Tensor");
   m.def("color_cross_entropy_scale_(Tensor(a!) gradient, Tensor grad_loss) -> ()");
   m.def("nearest_color(Tensor rgb, Tensor palette) -> Tensor");  // (N, 3, H, W) -> (N, H, W) int64
 }

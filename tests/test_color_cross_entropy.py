@@ -27,6 +27,13 @@ CASES = {
     "all": {"label_smoothing": 0.3, "weight": True, "ignore_index": 1, "reduction": "mean"},
     "all, none": {"label_smoothing": 0.3, "weight": True, "ignore_index": 1, "reduction": "none"},
 }
+SOFT = {  # RGB targets alone
+    "soft": {"soft_neighbors": 3},
+    "soft, weight": {"soft_neighbors": 3, "weight": True},
+    "soft, all": {"soft_neighbors": 2, "label_smoothing": 0.3, "weight": True, "ignore_index": 1},
+    "soft, none": {"soft_neighbors": 4, "weight": True, "reduction": "none"},
+    "soft, every color": {"soft_neighbors": 99, "reduction": "sum"},
+}
 
 
 def make_inputs(size, dtype, layout="contiguous", target="int64"):
@@ -44,7 +51,9 @@ def make_inputs(size, dtype, layout="contiguous", target="int64"):
 
 def options_of(case, channels, dtype):
     """The options of a case, with a weight of the right size."""
-    options = dict(CASES[case])
+    options = dict((CASES | SOFT)[case])
+    if "soft_neighbors" in options:
+        options |= {"soft_neighbors": min(options["soft_neighbors"], channels), "soft_sigma": 0.3}
     if options.pop("weight", False):
         options["weight"] = torch.linspace(0.2, 2, channels, dtype=dtype)
     return options
@@ -56,6 +65,20 @@ def options_of(case, channels, dtype):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("case", CASES)
 def test_matches_reference(case, shape, target, layout, dtype):
+    check_case(case, shape, target, layout, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("target", ["rgb", "rgb8"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("case", SOFT)
+def test_soft_targets_match_reference(case, shape, target, layout, dtype):
+    check_case(case, shape, target, layout, dtype)
+
+
+def check_case(case, shape, target, layout, dtype):
+    """Loss and gradient of one case."""
     inputs = make_inputs(SHAPES[shape], dtype, layout, target)
     options = options_of(case, SHAPES[shape][1], dtype)
 
@@ -73,13 +96,39 @@ def test_matches_reference(case, shape, target, layout, dtype):
     )
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, *SOFT])
 def test_gradcheck(case):
     logits, target, palette = make_inputs((2, 4, 3, 5), torch.float64, target="rgb")
     options = options_of(case, 4, torch.float64)
     assert torch.autograd.gradcheck(
         lambda z: ops.color_cross_entropy(z, target, palette, **options), leaf(logits)
     )
+
+
+def test_soft_targets_by_hand():
+    """A pixel between black and light gray; red is farther than both."""
+    palette = torch.tensor([[1.0, 0, 0], [0, 0, 0], [0.7, 0.7, 0.7]])
+    target = torch.full((1, 3, 1, 1), 0.4)
+    logits = torch.randn(1, 3, 1, 1)
+    options = {"soft_neighbors": 2, "soft_sigma": 0.5}
+    loss = ops.color_cross_entropy(logits, target, palette, **options)
+    near = torch.exp(-torch.tensor([3 * 0.4**2, 3 * 0.3**2], dtype=torch.float64) / (2 * 0.5**2))
+    log_p = logits.double().log_softmax(1)[0, 1:, 0, 0]
+    assert_close(loss, -(near / near.sum() * log_p).sum())
+
+
+def test_neighbors_at_the_same_distance_count_from_the_lowest_index():
+    palette = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
+    target = torch.full((1, 3, 1, 1), 0.25)
+    logits = torch.tensor([1.0, 2.0, 5.0])[None, :, None, None]
+    loss = ops.color_cross_entropy(logits, target, palette, soft_neighbors=2)
+    assert_close(loss, -logits.double().log_softmax(1)[0, :2].mean())
+
+
+def test_one_soft_neighbor_is_the_label():
+    logits, rgb, palette = make_inputs((2, 5, 8, 10), torch.float32, target="rgb8")
+    hard = ops.color_cross_entropy(logits, rgb, palette)
+    assert_close(ops.color_cross_entropy(logits, rgb, palette, soft_neighbors=1), hard)
 
 
 @pytest.mark.parametrize("target", ["int64", "uint8", "rgb8"])
@@ -184,12 +233,37 @@ def test_threads_give_the_same_bits():
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_opcheck(target, reduction):
     logits, labels, palette = make_inputs((2, 5, 6, 4), torch.float32, "channels_last", target)
-    arguments = leaf(logits), labels, palette, torch.rand(5), -100, 0.1, reduction, True, False
+    arguments = (
+        leaf(logits),
+        labels,
+        palette,
+        torch.rand(5),
+        -100,
+        0.1,
+        0,
+        0.05,
+        reduction,
+        True,
+        False,
+    )
     torch.library.opcheck(torch.ops.colorseg.color_cross_entropy.default, arguments)
     loss, lse, normalizer, *_ = torch.ops.colorseg.color_cross_entropy.default(
         logits, *arguments[1:]
     )
-    backward = loss, logits, labels, palette, arguments[3], lse, normalizer, -100, 0.1, reduction
+    backward = (
+        loss,
+        logits,
+        labels,
+        palette,
+        arguments[3],
+        lse,
+        normalizer,
+        -100,
+        0.1,
+        0,
+        0.05,
+        reduction,
+    )
     torch.library.opcheck(
         torch.ops.colorseg.color_cross_entropy_backward.default,
         backward,
@@ -199,7 +273,7 @@ def test_opcheck(target, reduction):
 
 def test_opcheck_with_gradient():
     logits, labels, _ = make_inputs((2, 5, 6, 4), torch.float32, "channels_last")
-    arguments = logits, labels, None, None, -100, 0.0, "mean", False, True
+    arguments = logits, labels, None, None, -100, 0.0, 0, 0.05, "mean", False, True
     torch.library.opcheck(torch.ops.colorseg.color_cross_entropy.default, arguments)
     *_, gradient = torch.ops.colorseg.color_cross_entropy.default(*arguments)
     scale = torch.ops.colorseg.color_cross_entropy_scale_.default

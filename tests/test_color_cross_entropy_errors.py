@@ -7,6 +7,7 @@ from colorseg import ops
 
 LOGITS, LABELS = torch.zeros(2, 5, 4, 4), torch.zeros(2, 4, 4, dtype=torch.long)
 RGB, PALETTE = torch.zeros(2, 3, 4, 4), torch.rand(5, 3)
+SOFT = {"target": RGB, "palette": PALETTE, "soft_neighbors": 2}
 
 
 def labels_with(*values):
@@ -72,7 +73,10 @@ ERRORS = [
     ({"weight": torch.ones(5, requires_grad=True)}, ValueError, "weight is not differentiated"),
     ({"label_smoothing": 1.5}, RuntimeError, "label_smoothing must be in 0..1, got 1.5"),
     ({"reduction": "max"}, ValueError, "reduction must be one of none, mean, sum, got 'max'"),
-    ({"soft_neighbors": 5}, NotImplementedError, "soft_neighbors is not built yet"),
+    ({"soft_neighbors": 2}, ValueError, "soft_neighbors needs an RGB target"),
+    ({"soft_neighbors": True}, ValueError, "soft_neighbors must be a whole number, at least 0"),
+    (SOFT | {"soft_neighbors": 6}, ValueError, "at most the number of palette colors, 5, got 6"),
+    (SOFT | {"soft_sigma": 0}, ValueError, "soft_sigma must be above 0, got 0"),
 ]
 
 

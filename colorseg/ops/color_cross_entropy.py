@@ -46,8 +46,11 @@ def color_cross_entropy(
         weight: (C,), one per class.
         ignore_index: pixels with this label count nowhere; -100 matches no uint8 label.
         label_smoothing: in [0, 1].
-        soft_neighbors: not available yet.
-        soft_sigma: width of the soft targets in RGB.
+        soft_neighbors: if above 0, an RGB pixel's target is spread over so many palette colors,
+            the nearest by (distance, index), in shares ~ exp(-distance^2 / (2 soft_sigma^2)), as
+            soft encoding in Zhang, Isola, Efros, "Colorful Image Colorization", 2016.  Then as
+            ``F.cross_entropy`` with probabilities: class weights do not change a mean's divisor.
+        soft_sigma: in RGB, where white is at distance sqrt(3) of black.
         reduction: "mean" over the (weighted) pixels not ignored, "sum", or "none" for (N, H, W).
         return_stats: also return argmax (N, H, W) int64 and the numbers of correct and valid (not
             ignored) pixels, int64 scalars; none of them is differentiable.
@@ -62,26 +65,44 @@ def color_cross_entropy(
     """
     check_usable("color_cross_entropy", logits)
     check_constant("weight", weight)
-    if soft_neighbors:
-        raise NotImplementedError(
-            "soft_neighbors is not built yet; leave it 0 and use label_smoothing instead"
-        )
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
     if target.dim() == 4:
         check_rgb("an RGB target", target)
         if palette is not None:
             check_palette(palette)
+    soft = _soft_options(soft_neighbors, soft_sigma, target, palette)
     logits, weight = widened(logits), widened(weight)
     grad = needs_grad(logits)
     ready = grad and reduction != "none" and not traced()
-    options = (weight, ignore_index, label_smoothing, reduction, return_stats, ready)
+    options = (weight, ignore_index, label_smoothing, *soft, reduction, return_stats, ready)
     loss, _, _, *stats, _ = _color_cross_entropy(logits, target, palette, *options, grad=grad)
     return (loss, *stats) if return_stats else loss
 
 
+def _soft_options(
+    neighbors: int, sigma: float, target: Tensor, palette: Tensor | None
+) -> tuple[int, float]:
+    if isinstance(neighbors, bool) or not isinstance(neighbors, int) or neighbors < 0:
+        raise ValueError(f"soft_neighbors must be a whole number, at least 0, got {neighbors!r}")
+    if neighbors and target.dim() != 4:
+        raise ValueError(
+            "soft_neighbors needs an RGB target (N, 3, H, W), whose distances to the palette it "
+            f"uses, got labels {tuple(target.shape)}"
+        )
+    if neighbors and palette is not None and neighbors > len(palette):
+        raise ValueError(
+            f"soft_neighbors must be at most the number of palette colors, {len(palette)}, "
+            f"got {neighbors}"
+        )
+    if neighbors and not sigma > 0:
+        raise ValueError(f"soft_sigma must be above 0, got {sigma!r}")
+    return neighbors, sigma
+
+
 @torch.library.register_fake("colorseg::color_cross_entropy")
-def _(logits, target, palette, weight, ignore_index, smoothing, reduction, stats, with_gradient):  # type: ignore[no-untyped-def]
+def _(logits, target, palette, weight, *options):  # type: ignore[no-untyped-def]
+    *_, reduction, stats, with_gradient = options
     torch._check(
         logits.dim() == 4, lambda: f"logits must be (N, C, H, W), got {logits.dim()} dimensions"
     )
@@ -134,7 +155,7 @@ def _backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Any, ...]:
                     *saved[:4], *ctx.options, False, True
                 )
             torch.ops.colorseg.color_cross_entropy_scale_.default(grad, grad_loss)
-    return grad, *[None] * 8
+    return grad, *[None] * 10
 
 
 _color_cross_entropy = register_autograd("color_cross_entropy", _backward, _setup_context)

@@ -20,6 +20,19 @@ struct Weights {
   }
 };
 
+// What the kernels need for a chunk.
+template <typename T>
+class ChunkScratch {
+ public:
+  ChunkScratch(const PixelShape& s, const SoftOptions& soft)
+      : tiles_(3 * s.channels * kLanes), rgb_(soft.neighbors ? 3 * kChunkPixels : 0) {}
+  T* tiles() const { return tiles_.get(); }
+  T* rgb() const { return rgb_.get(); }
+
+ private:
+  PixelScratch<T> tiles_, rgb_;
+};
+
 using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 // Null pointers: not wanted.
@@ -32,18 +45,20 @@ struct PerPixel {
 template <typename T>
 CrossEntropySums run_forward(const Tensor& logits, bool channels_last, LabelSource<T>& source,
                              const PixelShape& s, const ClassWeights<T>& weights,
-                             const PerPixel<T>& out, T common, T* gradient) {
+                             const SoftOptions& soft, const PerPixel<T>& out, T common,
+                             T* gradient) {
   std::vector<CrossEntropySums> parts(chunk_count(s));
   const T* z = logits.const_data_ptr<T>();
   for_each_chunk(s, [&](const Chunk& chunk) {
     int32_t labels[kChunkPixels];
-    const PixelScratch<T> scratch(2 * s.channels * kLanes);
+    const ChunkScratch<T> scratch(s, soft);
     const auto view = logits_at(z, s, channels_last, chunk);
     const int64_t at = chunk.n * s.pixels() + chunk.first;
     source.fill(chunk, labels);
     parts[chunk.index] = kernels<T>().cross_entropy(
-        view, chunk.count, labels, weights, scratch.get(), out.log_sum_exp + at,
-        out.loss ? out.loss + at : nullptr, out.argmax ? out.argmax + at : nullptr, common,
+        view, chunk.count, labels, weights, source.soft_targets(chunk, soft, scratch.rgb()),
+        scratch.tiles(), out.log_sum_exp + at, out.loss ? out.loss + at : nullptr,
+        out.argmax ? out.argmax + at : nullptr, common,
         gradient ? gradient + (view.data - z) : nullptr,
         beyond_caches(s.n * s.channels * s.pixels() * sizeof(T)));
   });
@@ -67,9 +82,12 @@ void scale(Tensor& x, T factor) {
 
 Outputs color_cross_entropy(const Tensor& logits_, const Tensor& target,
                             const OptionalTensor& palette, const OptionalTensor& weight,
-                            int64_t ignore_index, double label_smoothing,
-                            const std::string& reduction_, bool return_stats, bool with_gradient) {
-  const PixelShape s = check_color_cross_entropy(logits_, target, palette, weight, label_smoothing);
+                            int64_t ignore_index, double label_smoothing, int64_t soft_neighbors,
+                            double soft_sigma, const std::string& reduction_, bool return_stats,
+                            bool with_gradient) {
+  const SoftOptions soft{soft_neighbors, soft_sigma};
+  const PixelShape s =
+      check_color_cross_entropy(logits_, target, palette, weight, label_smoothing, soft);
   const Reduction reduction = reduction_from(reduction_);
   const bool channels_last = is_channels_last(logits_), each = reduction == Reduction::kNone;
   COLORSEG_CHECK(!(with_gradient && each),
@@ -93,7 +111,7 @@ Outputs color_cross_entropy(const Tensor& logits_, const Tensor& target,
                           return_stats ? argmax.mutable_data_ptr<int64_t>() : nullptr};
     // a mean's divisor before it is known: right unless there are weights or ignored pixels
     const double guess = reduction == Reduction::kMean ? double(s.n * s.pixels()) : 1;
-    sums = run_forward<T>(logits, channels_last, source, s, weights.view, out, T(1 / guess),
+    sums = run_forward<T>(logits, channels_last, source, s, weights.view, soft, out, T(1 / guess),
                           with_gradient ? gradient.mutable_data_ptr<T>() : nullptr);
     if (with_gradient && reduction == Reduction::kMean && sums.valid > 0)
       scale(gradient, T(guess / sums.weight));
@@ -114,8 +132,11 @@ Tensor color_cross_entropy_backward(const Tensor& grad_loss_, const Tensor& logi
                                     const Tensor& target, const OptionalTensor& palette,
                                     const OptionalTensor& weight, const Tensor& log_sum_exp,
                                     const Tensor& normalizer, int64_t ignore_index,
-                                    double label_smoothing, const std::string& reduction_) {
-  const PixelShape s = check_color_cross_entropy(logits_, target, palette, weight, label_smoothing);
+                                    double label_smoothing, int64_t soft_neighbors,
+                                    double soft_sigma, const std::string& reduction_) {
+  const SoftOptions soft{soft_neighbors, soft_sigma};
+  const PixelShape s =
+      check_color_cross_entropy(logits_, target, palette, weight, label_smoothing, soft);
   const Reduction reduction = reduction_from(reduction_);
   const bool channels_last = is_channels_last(logits_), each = reduction == Reduction::kNone;
   const Tensor logits = dense(logits_, channels_last), grad_loss = dense(grad_loss_, false);
@@ -133,12 +154,13 @@ Tensor color_cross_entropy_backward(const Tensor& grad_loss_, const Tensor& logi
     auto* out = grad.mutable_data_ptr<T>();
     for_each_chunk(s, [&](const Chunk& chunk) {
       int32_t labels[kChunkPixels];
-      const PixelScratch<T> scratch(2 * s.channels * kLanes);
+      const ChunkScratch<T> scratch(s, soft);
       const int64_t at = chunk.n * s.pixels() + chunk.first;
       source.fill(chunk, labels);
       const auto view = logits_at(z, s, channels_last, chunk);
-      kernels<T>().cross_entropy_backward(view, chunk.count, labels, weights.view, lse + at,
-                                          {each ? upstream + at : nullptr, common}, scratch.get(),
+      kernels<T>().cross_entropy_backward(view, chunk.count, labels, weights.view,
+                                          source.soft_targets(chunk, soft, scratch.rgb()), lse + at,
+                                          {each ? upstream + at : nullptr, common}, scratch.tiles(),
                                           out + (view.data - z));
     });
     source.throw_if_out_of_range();

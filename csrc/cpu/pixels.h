@@ -87,6 +87,25 @@ class LabelSource {
     }
   }
 
+  // What soft targets are made of; `rgb` [3][kChunkPixels] is where its values are kept.
+  SoftTargets<T> soft_targets(const Chunk& chunk, const SoftOptions& soft, T* rgb) const {
+    if (soft.neighbors == 0) return {};
+    for (int64_t i = 0; i < 3; ++i) {
+      const int64_t from = (3 * chunk.n + i) * shape_.pixels() + chunk.first;
+      for (int64_t p = 0; p < chunk.count; ++p) {
+        rgb[i * kChunkPixels + p] = target_.scalar_type() == ScalarType::Byte
+                                        ? T(target_.const_data_ptr<uint8_t>()[from + p]) / T(256)
+                                        : target_.const_data_ptr<T>()[from + p];
+      }
+    }
+    return {rgb,
+            rgb + kChunkPixels,
+            rgb + 2 * kChunkPixels,
+            palette_->template const_data_ptr<T>(),
+            soft.neighbors,
+            T(soft.falloff())};
+  }
+
   void throw_if_out_of_range() const {
     check_label_range(bad_, first_bad_, shape_.channels, ignore_index_.has_value(),
                       ignore_index_.value_or(0));

@@ -16,7 +16,7 @@ class Arguments {
  public:
   Arguments(const Tensor& logits, const PixelMap& map, const Tensor& target,
             const OptionalTensor& palette, const OptionalTensor& weight, int64_t ignore_index,
-            double label_smoothing, Reduction reduction)
+            double label_smoothing, const SoftOptions& soft, Reduction reduction)
       : logits_(logits), labels_(target, palette, arithmetic_type(logits), ignore_index) {
     if (weight) weight_ = in_dtype(*weight, arithmetic_type(logits));
     view.map = map;
@@ -24,6 +24,7 @@ class Arguments {
     view.labels = labels_.source();
     view.weight = pointer<A>(weight_);
     view.smoothing = A(label_smoothing);
+    view.soft = {static_cast<int>(soft.neighbors), A(soft.neighbors ? soft.falloff() : 0)};
     view.mean = reduction == Reduction::kMean;
   }
 
@@ -43,9 +44,12 @@ PixelMap map_of(const PixelShape& s, bool channels_last) {
 
 Outputs color_cross_entropy(const Tensor& logits_, const Tensor& target,
                             const OptionalTensor& palette, const OptionalTensor& weight,
-                            int64_t ignore_index, double label_smoothing,
-                            const std::string& reduction_, bool return_stats, bool with_gradient) {
-  const PixelShape s = check_color_cross_entropy(logits_, target, palette, weight, label_smoothing);
+                            int64_t ignore_index, double label_smoothing, int64_t soft_neighbors,
+                            double soft_sigma, const std::string& reduction_, bool return_stats,
+                            bool with_gradient) {
+  const SoftOptions soft{soft_neighbors, soft_sigma};
+  const PixelShape s =
+      check_color_cross_entropy(logits_, target, palette, weight, label_smoothing, soft);
   const Reduction reduction = reduction_from(reduction_);
   const bool channels_last = is_channels_last(logits_), each = reduction == Reduction::kNone;
   COLORSEG_CHECK(!(with_gradient && each),
@@ -70,7 +74,7 @@ Outputs color_cross_entropy(const Tensor& logits_, const Tensor& target,
   dispatch_element(logits, "color_cross_entropy", [&](auto zero) {
     using T = decltype(zero);
     Arguments<T> arguments(logits, map, target, palette, weight, ignore_index, label_smoothing,
-                           reduction);
+                           soft, reduction);
     auto& p = arguments.view;
     using A = ArithmeticType<T>;
     p.log_sum_exp = pointer<A>(log_sum_exp), p.loss = pointer<A>(per_pixel);
@@ -88,8 +92,11 @@ Tensor color_cross_entropy_backward(const Tensor& grad_loss, const Tensor& logit
                                     const Tensor& target, const OptionalTensor& palette,
                                     const OptionalTensor& weight, const Tensor& log_sum_exp,
                                     const Tensor& normalizer, int64_t ignore_index,
-                                    double label_smoothing, const std::string& reduction_) {
-  const PixelShape s = check_color_cross_entropy(logits_, target, palette, weight, label_smoothing);
+                                    double label_smoothing, int64_t soft_neighbors,
+                                    double soft_sigma, const std::string& reduction_) {
+  const SoftOptions soft{soft_neighbors, soft_sigma};
+  const PixelShape s =
+      check_color_cross_entropy(logits_, target, palette, weight, label_smoothing, soft);
   const Reduction reduction = reduction_from(reduction_);
   const bool channels_last = is_channels_last(logits_), each = reduction == Reduction::kNone;
   check_label_values(target, s.channels, ignore_index);
@@ -102,7 +109,7 @@ Tensor color_cross_entropy_backward(const Tensor& grad_loss, const Tensor& logit
   dispatch_element(logits, "color_cross_entropy_backward", [&](auto zero) {
     using T = decltype(zero);
     Arguments<T> arguments(logits, map, target, palette, weight, ignore_index, label_smoothing,
-                           reduction);
+                           soft, reduction);
     auto& p = arguments.view;
     using A = ArithmeticType<T>;
     p.log_sum_exp = pointer<A>(log_sum_exp), p.gradient = pointer<T>(gradient);

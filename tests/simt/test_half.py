@@ -23,21 +23,22 @@ def cuda_kernels(device):
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("rgb", [False, True])
-def test_color_cross_entropy(dtype, channels_last, rgb, device):
+@pytest.mark.parametrize(("rgb", "neighbors"), [(False, 0), (True, 0), (True, 5)])
+def test_color_cross_entropy(dtype, channels_last, rgb, neighbors, device):
     layout = torch.channels_last if channels_last else torch.contiguous_format
     logits = (3 * torch.randn(2, 24, 9, 11)).to(dtype).contiguous(memory_format=layout)
     target = torch.rand(2, 3, 9, 11) if rgb else torch.randint(0, 24, (2, 9, 11))
     weight, palette = torch.rand(24) + 0.5, PALETTE.to(device) if rgb else None
     loss, lse, normalizer, argmax, correct, valid, grad = (
         torch.ops.colorseg.color_cross_entropy.default(
-            logits, target, palette, weight, -100, 0.1, "mean", True, True
+            logits, target, palette, weight, -100, 0.1, neighbors, 0.2, "mean", True, True
         )
     )
     exact = logits.double().requires_grad_()
     want, want_argmax, want_correct, want_valid = reference.color_cross_entropy(
-        exact, target, palette, weight=weight.double(), label_smoothing=0.1, return_stats=True
-    )
+        exact, target, palette, weight=weight.double(), label_smoothing=0.1,
+        soft_neighbors=neighbors, soft_sigma=0.2, return_stats=True,
+    )  # fmt: skip
     (want_grad,) = torch.autograd.grad(want, exact)
     assert loss.dtype == lse.dtype == torch.float32
     assert grad.dtype == dtype
@@ -47,7 +48,18 @@ def test_color_cross_entropy(dtype, channels_last, rgb, device):
     assert (correct.item(), valid.item()) == (want_correct.item(), want_valid.item())
     assert_close(grad, want_grad)
     backward = torch.ops.colorseg.color_cross_entropy_backward.default(
-        torch.tensor(2.0), logits, target, palette, weight, lse, normalizer, -100, 0.1, "mean"
+        torch.tensor(2.0),
+        logits,
+        target,
+        palette,
+        weight,
+        lse,
+        normalizer,
+        -100,
+        0.1,
+        neighbors,
+        0.2,
+        "mean",
     )
     assert_close(backward, 2 * want_grad)
     assert (backward - 2 * want_grad).abs().max() <= TOLERANCE[dtype] * want_grad.abs().max()

@@ -5,6 +5,7 @@
 
 #include "color_cross_entropy_gradient.h"
 #include "math.h"
+#include "soft_targets.h"
 
 namespace colorseg::cpu::COLORSEG_ISA {
 
@@ -80,18 +81,30 @@ struct LaneSums {
   }
 };
 
+// sum_c w_c q_c (lse - z_c) of soft targets q; share is w q.
+template <typename T>
+inline void soft_losses_of(Block<const T> z, int64_t channels, const T* __restrict share,
+                           const T* __restrict lse, T* __restrict value) {
+  for (int64_t l = 0; l < kLanes; ++l) value[l] = T(0);
+  for (int64_t c = 0; c < channels; ++c) {
+    const T* __restrict line = z.line(c);
+    for (int64_t l = 0; l < kLanes; ++l) value[l] += share[c * kLanes + l] * (lse[l] - line[l]);
+  }
+}
+
 // loss = (1 - s) w_y (lse - z_y) + s / C (W lse - sum_c w_c z_c), with smoothing s and W = sum_c
-// w_c
+// w_c; with soft targets, whose share is given, the first term is theirs and a pixel weighs 1
 template <typename T>
 inline void losses_of(Block<const T> z, int64_t channels, const int32_t* __restrict label,
-                      const ClassWeights<T>& weights, const T* __restrict lse, T* __restrict value,
-                      LaneSums<T>& sums) {
+                      const ClassWeights<T>& weights, const T* __restrict share,
+                      const T* __restrict lse, T* __restrict value, LaneSums<T>& sums) {
   T w[kLanes];
   for (int64_t l = 0; l < kLanes; ++l) {
     const int32_t y = label[l] < 0 ? 0 : label[l];
-    w[l] = weights.weight ? weights.weight[y] : T(1);
+    w[l] = weights.weight && !share ? weights.weight[y] : T(1);
     value[l] = w[l] * (lse[l] - z.line(y)[l]);
   }
+  if (share) soft_losses_of(z, channels, share, lse, value);
   if (weights.smoothing != T(0)) {
     const T keep = T(1) - weights.smoothing, spread = weights.smoothing / T(channels);
     T weighted[kLanes];
@@ -107,10 +120,12 @@ inline void losses_of(Block<const T> z, int64_t channels, const int32_t* __restr
 
 template <typename T>
 CrossEntropySums cross_entropy(Logits<T> logits, int64_t pixels, const int32_t* labels,
-                               ClassWeights<T> weights, T* scratch, T* log_sum_exp, T* loss,
-                               int64_t* argmax, T common, T* grad, bool streams) {
+                               ClassWeights<T> weights, SoftTargets<T> soft, T* scratch,
+                               T* log_sum_exp, T* loss, int64_t* argmax, T common, T* grad,
+                               bool streams) {
   const int64_t channels = logits.channels;
   const Block<T> e = {scratch + channels * kLanes, kLanes};
+  T* share = soft.neighbors ? scratch + 2 * channels * kLanes : nullptr;
   LaneSums<T> sums;
   T shift[kLanes], sum[kLanes], lse[kLanes], value[kLanes];
   int32_t tile[kLanes], index[kLanes];
@@ -118,13 +133,14 @@ CrossEntropySums cross_entropy(Logits<T> logits, int64_t pixels, const int32_t* 
     const int64_t lanes = lanes_from(p, pixels);
     const Block<const T> z = block_of(logits, p, lanes, scratch);
     const int32_t* __restrict label = labels_of(labels + p, lanes, tile);
+    if (share) soft_targets_of(soft, weights.weight, p, lanes, channels, e.data, share);
     if (grad) {
       sum_exponentials<true>(z, channels, e, shift, sum);
     } else {
       sum_exponentials<false>(z, channels, e, shift, sum);
     }
     for (int64_t l = 0; l < kLanes; ++l) lse[l] = shift[l] + log(sum[l]);
-    losses_of(z, channels, label, weights, lse, value, sums);
+    losses_of(z, channels, label, weights, share, lse, value, sums);
     for (int64_t l = 0; l < lanes; ++l) log_sum_exp[p + l] = lse[l];
     for (int64_t l = 0; l < lanes && loss; ++l) loss[p + l] = value[l];
     if (argmax) {
@@ -134,9 +150,10 @@ CrossEntropySums cross_entropy(Logits<T> logits, int64_t pixels, const int32_t* 
     }
     if (grad) {
       Slopes<T> slopes;
-      slopes_of(label, channels, lanes, weights, PixelGradient<T>{nullptr, common}, slopes);
+      slopes_of(label, channels, lanes, weights, share, PixelGradient<T>{nullptr, common}, slopes);
       const Block<T> to = gradient_block(logits, p, lanes, grad, e.data);
-      gradient_of(e, sum, to, channels, label, weights, streams && in_place(logits, lanes), slopes);
+      gradient_of(e, sum, to, channels, label, weights, share, streams && in_place(logits, lanes),
+                  slopes);
       store_block(logits, p, lanes, to, grad);
     }
   }
@@ -144,12 +161,14 @@ CrossEntropySums cross_entropy(Logits<T> logits, int64_t pixels, const int32_t* 
   return sums.total();
 }
 
-// d/dz_c = g ((1 - s) w_y (p_c - [c = y]) + s / C (W p_c - w_c)), and 0 where the label is ignored
+// d/dz_c = g ((1 - s) w_y (p_c - [c = y]) + s / C (W p_c - w_c)), and 0 where the label is ignored;
+// with soft targets sum_i w_i q_i instead of w_y, and w_c q_c instead of w_y [c = y]
 template <typename T>
 void cross_entropy_backward(Logits<T> logits, int64_t pixels, const int32_t* labels,
-                            ClassWeights<T> weights, const T* log_sum_exp, PixelGradient<T> pixel,
-                            T* scratch, T* grad) {
+                            ClassWeights<T> weights, SoftTargets<T> soft, const T* log_sum_exp,
+                            PixelGradient<T> pixel, T* scratch, T* grad) {
   const int64_t channels = logits.channels;
+  T* share = soft.neighbors ? scratch + 2 * channels * kLanes : nullptr;
   Slopes<T> slopes;
   int32_t tile[kLanes];
   for (int64_t p = 0; p < pixels; p += kLanes) {
@@ -159,14 +178,16 @@ void cross_entropy_backward(Logits<T> logits, int64_t pixels, const int32_t* lab
     T lse[kLanes] = {};
     for (int64_t l = 0; l < lanes; ++l) lse[l] = log_sum_exp[p + l];
     const int32_t* __restrict label = labels_of(labels + p, lanes, tile);
-    slopes_of(label, channels, lanes, weights,
+    if (share)
+      soft_targets_of(soft, weights.weight, p, lanes, channels, scratch + channels * kLanes, share);
+    slopes_of(label, channels, lanes, weights, share,
               PixelGradient<T>{pixel.each ? pixel.each + p : nullptr, pixel.common}, slopes);
     for (int64_t c = 0; c < channels; ++c) {
       const T* __restrict from = z.line(c);
       T* __restrict line = to.line(c);
       for (int64_t l = 0; l < kLanes; ++l) line[l] = slopes.scale[l] * exp(from[l] - lse[l]);
     }
-    subtract_at_label(to, label, slopes.hit);
+    subtract_target(to, channels, label, slopes.hit, share);
     if (weights.smoothing != T(0)) subtract_even(to, channels, weights, slopes.even);
     if (any_ignored(label)) clear_ignored(to, channels, label);
     store_block(logits, p, lanes, to, grad);

@@ -9,7 +9,8 @@
 
 namespace colorseg::cpu::COLORSEG_ISA {
 
-// Per lane of a block: d/dz_c = scale p_c - even w_c, and - hit at the label's channel.
+// Per lane of a block: d/dz_c = scale p_c - even w_c, and - hit at the label's channel, or - hit
+// share_c with soft targets.
 template <typename T>
 struct Slopes {
   T scale[kLanes], hit[kLanes], even[kLanes];
@@ -17,8 +18,8 @@ struct Slopes {
 
 template <typename T>
 inline void slopes_of(const int32_t* __restrict label, int64_t channels, int64_t lanes,
-                      const ClassWeights<T>& weights, const PixelGradient<T>& pixel,
-                      Slopes<T>& slopes) {
+                      const ClassWeights<T>& weights, const T* __restrict share,
+                      const PixelGradient<T>& pixel, Slopes<T>& slopes) {
   const T keep = T(1) - weights.smoothing, spread = weights.smoothing / T(channels);
   T g[kLanes] = {};
   for (int64_t l = 0; l < lanes; ++l) g[l] = pixel.each ? pixel.each[l] : pixel.common;
@@ -28,6 +29,15 @@ inline void slopes_of(const int32_t* __restrict label, int64_t channels, int64_t
     slopes.even[l] = g[l] * spread;
     slopes.scale[l] = slopes.hit[l] + slopes.even[l] * weights.total;
   }
+  if (!share) return;
+  T sum[kLanes] = {};
+  for (int64_t c = 0; c < channels; ++c) {
+    for (int64_t l = 0; l < kLanes; ++l) sum[l] += share[c * kLanes + l];
+  }
+  for (int64_t l = 0; l < kLanes; ++l) {
+    slopes.hit[l] = g[l] * keep;
+    slopes.scale[l] = slopes.hit[l] * sum[l] + slopes.even[l] * weights.total;
+  }
 }
 
 // Takes `hit` off the label's channel: a line per lane, instead of a comparison per logit.
@@ -35,6 +45,17 @@ template <typename T>
 inline void subtract_at_label(Block<T> grad, const int32_t* __restrict label,
                               const T* __restrict hit) {
   for (int64_t l = 0; l < kLanes; ++l) grad.line(label[l] < 0 ? 0 : label[l])[l] -= hit[l];
+}
+
+// The same, or what soft targets take off every channel.
+template <typename T>
+inline void subtract_target(Block<T> grad, int64_t channels, const int32_t* label, const T* hit,
+                            const T* __restrict share) {
+  if (!share) return subtract_at_label(grad, label, hit);
+  for (int64_t c = 0; c < channels; ++c) {
+    T* __restrict line = grad.line(c);
+    for (int64_t l = 0; l < kLanes; ++l) line[l] -= hit[l] * share[c * kLanes + l];
+  }
 }
 
 // Takes what label smoothing adds off the gradient.
@@ -90,14 +111,14 @@ inline void scale_block(Block<float> e, const float* factor, int64_t channels, b
 // The gradient from the exponentials, which are overwritten, and their sums.
 template <typename T>
 inline void gradient_of(Block<T> e, const T* sum, Block<T> to, int64_t channels,
-                        const int32_t* label, const ClassWeights<T>& weights, bool streams,
-                        Slopes<T>& slopes) {
+                        const int32_t* label, const ClassWeights<T>& weights, const T* share,
+                        bool streams, Slopes<T>& slopes) {
   for (int64_t l = 0; l < kLanes; ++l) slopes.scale[l] /= sum[l];
-  if (weights.smoothing == T(0)) {  // then scale is hit / sum
+  if (weights.smoothing == T(0) && !share) {  // then scale is hit / sum
     subtract_at_label(e, label, sum);
   } else {
     scale_block<T>(e, slopes.scale, channels, e);
-    subtract_at_label(e, label, slopes.hit);
+    subtract_target(e, channels, label, slopes.hit, share);
     subtract_even(e, channels, weights, slopes.even);
     for (int64_t l = 0; l < kLanes; ++l) slopes.scale[l] = T(1);
   }

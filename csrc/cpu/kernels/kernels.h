@@ -52,6 +52,15 @@ struct ClassWeights {
   T total, smoothing;
 };
 
+// The RGB values of pixels, and the palette over whose `neighbors` nearest colors a target is
+// spread, in shares proportional to exp(squared distance * falloff); with 0 the labels say all.
+template <typename T>
+struct SoftTargets {
+  const T *red, *green, *blue, *palette;
+  int64_t neighbors;
+  T falloff;
+};
+
 // dL/d(loss of a pixel): an entry per pixel, or the same for all where `each` is null.
 template <typename T>
 struct PixelGradient {
@@ -82,7 +91,7 @@ struct Kernels {
   void (*relu_backward)(int64_t count, const T* grad, const T* y, T* passed);  // y: the ReLU's
 
   // losses over `pixels` of one image; labels are -1 where ignored; scratch is [2 * channels *
-  // kLanes]
+  // kLanes], for the cross-entropy 3
   void (*nearest_color)(int64_t pixels, const T* red, const T* green, const T* blue,
                         const T* palette, int64_t colors, int32_t* labels);
   void (*nearest_color_bytes)(int64_t pixels, const uint8_t* red, const uint8_t* green,
@@ -91,10 +100,11 @@ struct Kernels {
   // loss, argmax and grad may be null; grad is dL/d(logits) if dL/d(loss of a pixel) is `common`,
   // written past the caches with `streams`
   CrossEntropySums (*cross_entropy)(Logits<T>, int64_t pixels, const int32_t* labels,
-                                    ClassWeights<T>, T* scratch, T* log_sum_exp, T* loss,
-                                    int64_t* argmax, T common, T* grad, bool streams);
+                                    ClassWeights<T>, SoftTargets<T>, T* scratch, T* log_sum_exp,
+                                    T* loss, int64_t* argmax, T common, T* grad, bool streams);
   void (*cross_entropy_backward)(Logits<T>, int64_t pixels, const int32_t* labels, ClassWeights<T>,
-                                 const T* log_sum_exp, PixelGradient<T>, T* scratch, T* grad);
+                                 SoftTargets<T>, const T* log_sum_exp, PixelGradient<T>, T* scratch,
+                                 T* grad);
   void (*scale)(int64_t count, T factor, T* values);  // in place
   // sums is [selected][3]: intersection, probability, target; scratch additionally [2 * selected *
   // kLanes]; slopes [pixels] may be null and is written for two channels alone

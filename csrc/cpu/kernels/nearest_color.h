@@ -15,10 +15,15 @@ inline T intensity(uint8_t value) {
   return T(value) * T(1.0 / 256);  // exact
 }
 
+// Added red, green, blue without fma, so that every instruction set and torch's own expression
+// round alike.
+template <typename T>
+inline T square_sum(T r, T g, T b) {
+  return (r * r + g * g) + b * b;
+}
+
 // The next kColors colors of the palette, from number k on: several at once, because the best so
-// far goes through memory in between.  Squared distances are added red, green, blue without fma, so
-// that every instruction set and torch's own expression round alike; a tie goes to the lowest
-// index.
+// far goes through memory in between.  A tie goes to the lowest index.
 template <int kColors, typename T>
 inline void improve(const T* __restrict r, const T* __restrict g, const T* __restrict b,
                     const T* palette, int64_t k, T* __restrict best, int32_t* __restrict index) {
@@ -31,8 +36,7 @@ inline void improve(const T* __restrict r, const T* __restrict g, const T* __res
     int32_t at = index[l];
 #pragma GCC unroll 4
     for (int j = 0; j < kColors; ++j) {
-      const T dr = r[l] - color[j][0], dg = g[l] - color[j][1], db = b[l] - color[j][2];
-      const T distance = (dr * dr + dg * dg) + db * db;
+      const T distance = square_sum(r[l] - color[j][0], g[l] - color[j][1], b[l] - color[j][2]);
       at = distance < least ? static_cast<int32_t>(k) + j : at;
       least = distance < least ? distance : least;
     }

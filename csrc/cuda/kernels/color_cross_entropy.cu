@@ -68,15 +68,77 @@ __device__ A total_weight(const CrossEntropy<T, A>& p) {
   return total;
 }
 
-// d/dz_c = g ((1 - s) w_y (p_c - [c = y]) + s / C (W p_c - w_c)), and 0 where the label is ignored
-template <typename T, typename A, typename Logits>
-__device__ void write_gradient(const CrossEntropy<T, A>& p, const Logits& z, A lse, int label, A w,
-                               A total, A g, const Pixel<T>& to) {
+// What a pixel should be: a class and its weight.
+template <typename A>
+struct HardTarget {
+  int label;
+  A w, total;  // its weight, also the sum of what it takes off the classes
+  template <typename T>
+  __device__ HardTarget(const CrossEntropy<T, A>& p, int64_t, int, int label)
+      : label(label), w(p.weight && label >= 0 ? p.weight[label] : A(1)), total(w) {}
+  // w_c q_c; what a logit adds to `toward`, other classes' infinities nothing; (1 - s) of the loss
+  __device__ A weighted(int c) const { return c == label ? w : A(0); }
+  __device__ A part(int c, A logit) const { return c == label ? logit : A(0); }
+  __device__ A loss(A lse, A toward) const { return w * (lse - toward); }
+};
+
+// Soft targets: the palette colors up to the last neighbor in the order of (distance, index).
+// Shares are computed anew at each use: arrays of neighbors would not stay in registers.
+template <typename A>
+struct SoftTarget {
+  const A *palette, *weight;
+  Rgb<A> rgb;
+  A nearest, farthest, falloff, inverse;
+  int last;
+  A w = A(1), total;
+  template <typename T>
+  __device__ SoftTarget(const CrossEntropy<T, A>& p, int64_t image, int pixel, int)
+      : palette(p.labels.palette),
+        weight(p.weight),
+        rgb(rgb_at(p.labels, p.map, image, pixel)),
+        nearest(A(0)),
+        farthest(A(-1)),
+        falloff(p.soft.falloff),
+        inverse(A(1)),
+        last(-1),
+        total(A(0)) {
+    A sum = A(0);
+    for (int j = 0; j < p.soft.neighbors; ++j) {
+      A best = A(INFINITY);
+      int index = 0;
+      for (int c = 0; c < p.map.channels; ++c) {
+        const A distance = rgb.distance(palette, c);
+        if (!within(distance, c) && distance < best) best = distance, index = c;
+      }
+      farthest = best, last = index;
+      if (j == 0) nearest = best;
+      const A share = exp((best - nearest) * falloff);
+      sum += share, total += share * (weight ? weight[index] : A(1));
+    }
+    inverse = A(1) / sum, total *= inverse;
+  }
+  __device__ bool within(A distance, int c) const {
+    return distance < farthest || (distance == farthest && c <= last);
+  }
+  __device__ A weighted(int c) const {
+    const A distance = rgb.distance(palette, c);
+    if (!within(distance, c)) return A(0);
+    return exp((distance - nearest) * falloff) * inverse * (weight ? weight[c] : A(1));
+  }
+  __device__ A part(int c, A logit) const { return weighted(c) * logit; }
+  __device__ A loss(A lse, A toward) const { return total * lse - toward; }
+};
+
+// d/dz_c = g ((1 - s) (sum_i w_i q_i p_c - w_c q_c) + s / C (W p_c - w_c)) with the target q, and 0
+// where the label is ignored
+template <typename T, typename A, typename Logits, typename Target>
+__device__ void write_gradient(const CrossEntropy<T, A>& p, const Logits& z, A lse, int label,
+                               const Target& target, A total, A g, const Pixel<T>& to) {
   const A spread = p.smoothing / A(p.map.channels);
-  const A hit = g * (A(1) - p.smoothing) * w, scale = hit + g * spread * total;
+  const A toward = g * (A(1) - p.smoothing), scale = toward * target.total + g * spread * total;
   const auto slope = [&](int c) {
     A value = scale * exp(z[c] - lse);
-    if (c == label) value -= hit;
+    value -= toward * target.weighted(c);
     if (p.smoothing != A(0)) value -= g * spread * (p.weight ? p.weight[c] : A(1));
     return narrow<T>(label < 0 ? A(0) : value);
   };
@@ -95,7 +157,7 @@ __device__ void write_gradient(const CrossEntropy<T, A>& p, const Logits& z, A l
   for (int c = 0; c < z.channels(); ++c) to[c] = slope(c);
 }
 
-template <typename T, typename A, int kChannels>
+template <typename T, typename A, int kChannels, typename Target>
 __global__ void __launch_bounds__(kThreads) forward(CrossEntropy<T, A> p) {
   const PixelMap& map = p.map;
   const Chunk chunk = chunk_of(map, blockIdx.x);
@@ -108,31 +170,33 @@ __global__ void __launch_bounds__(kThreads) forward(CrossEntropy<T, A> p) {
     const PixelLogits<T, kChannels> z(pixel_of(map, p.logits, chunk.image, i),
                                       static_cast<int>(map.channels));
     const int label = label_at(p.labels, map, chunk.image, i);
-    A most = z[0], best = z[0], of_label = A(0), weighted = A(0);
+    const Target target(p, chunk.image, i, label);
+    A most = z[0], best = z[0], toward = A(0), weighted = A(0);
     int argmax = 0;
 #pragma unroll
     for (int c = 0; c < z.channels(); ++c) {
       const A value = z[c];
       most = fmax(most, value);
       if (value > best || (value != value && best == best)) best = value, argmax = c;
-      if (c == label) of_label = value;
+      toward += target.part(c, value);
       if (p.smoothing != A(0)) weighted += (p.weight ? p.weight[c] : A(1)) * value;
     }
     A sum = A(0);
 #pragma unroll
     for (int c = 0; c < z.channels(); ++c) sum += exp(z[c] - most);
-    const A lse = most + log(sum), w = p.weight && label >= 0 ? p.weight[label] : A(1);
-    A loss = w * (lse - of_label);
+    const A lse = most + log(sum);
+    A loss = target.loss(lse, toward);
     if (p.smoothing != A(0)) {
       loss = (A(1) - p.smoothing) * loss + p.smoothing / A(map.channels) * (total * lse - weighted);
     }
     if (label >= 0)
-      sums.loss += loss, sums.weight += w, sums.valid += 1, sums.correct += argmax == label;
+      sums.loss += loss, sums.weight += target.w, sums.valid += 1, sums.correct += argmax == label;
     p.log_sum_exp[at] = lse;
     if (p.loss) p.loss[at] = label < 0 ? A(0) : loss;
     if (p.argmax) p.argmax[at] = argmax;
     if (p.gradient)
-      write_gradient(p, z, lse, label, w, total, common, pixel_of(map, p.gradient, chunk.image, i));
+      write_gradient(p, z, lse, label, target, total, common,
+                     pixel_of(map, p.gradient, chunk.image, i));
   }
   double* shared = shared_memory<double>();
   sums.loss = block_sum(sums.loss, shared), sums.weight = block_sum(sums.weight, shared);
@@ -161,7 +225,7 @@ __global__ void finish(const CrossEntropySums* parts, int64_t chunks, double pix
   *results.correction = A(mean && !none ? pixels / sums.weight : 1);
 }
 
-template <typename T, typename A, int kChannels>
+template <typename T, typename A, int kChannels, typename Target>
 __global__ void __launch_bounds__(kThreads)
     backward(CrossEntropy<T, A> p, const A* upstream, bool each, const double* normalizer) {
   const PixelMap& map = p.map;
@@ -173,8 +237,8 @@ __global__ void __launch_bounds__(kThreads)
     const PixelLogits<T, kChannels> z(pixel_of(map, p.logits, chunk.image, i),
                                       static_cast<int>(map.channels));
     const int label = label_at(p.labels, map, chunk.image, i);
-    const A w = p.weight && label >= 0 ? p.weight[label] : A(1);
-    write_gradient(p, z, p.log_sum_exp[at], label, w, total, each ? upstream[at] : common,
+    const Target target(p, chunk.image, i, label);
+    write_gradient(p, z, p.log_sum_exp[at], label, target, total, each ? upstream[at] : common,
                    pixel_of(map, p.gradient, chunk.image, i));
   }
 }
@@ -199,7 +263,9 @@ template <typename T, typename A>
 void cross_entropy(const CrossEntropy<T, A>& p, const CrossEntropyResults<A>& results,
                    Stream stream) {
   const size_t shared = kMostWarps * sizeof(double);
-  const auto kernel = unrolls<A>(p.map) ? forward<T, A, kUnrolled<A>> : forward<T, A, 0>;
+  const auto kernel = p.soft.neighbors    ? forward<T, A, 0, SoftTarget<A>>
+                      : unrolls<A>(p.map) ? forward<T, A, kUnrolled<A>, HardTarget<A>>
+                                          : forward<T, A, 0, HardTarget<A>>;
   launch(kernel, chunk_grid(p.map), dim3(kThreads), shared, stream, p);
   launch(finish<A>, dim3(1), dim3(512), shared, stream, p.sums, p.map.chunks(),
          double(p.map.n) * double(p.map.pixels), p.mean, results);
@@ -210,7 +276,9 @@ void cross_entropy(const CrossEntropy<T, A>& p, const CrossEntropyResults<A>& re
 template <typename T, typename A>
 void cross_entropy_backward(const CrossEntropy<T, A>& p, const A* upstream, bool each,
                             const double* normalizer, Stream stream) {
-  const auto kernel = unrolls<A>(p.map) ? backward<T, A, kUnrolled<A>> : backward<T, A, 0>;
+  const auto kernel = p.soft.neighbors    ? backward<T, A, 0, SoftTarget<A>>
+                      : unrolls<A>(p.map) ? backward<T, A, kUnrolled<A>, HardTarget<A>>
+                                          : backward<T, A, 0, HardTarget<A>>;
   launch(kernel, chunk_grid(p.map), dim3(kThreads), 0, stream, p, upstream, each, normalizer);
 }
 

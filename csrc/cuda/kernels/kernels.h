@@ -52,6 +52,14 @@ struct CrossEntropyResults {
   A* correction;  // what the gradient still has to be multiplied by
 };
 
+// Targets spread over the `neighbors` palette colors nearest to an RGB pixel, in shares
+// proportional to exp(squared distance * falloff); 0: labels.
+template <typename A>
+struct SoftTargets {
+  int neighbors;
+  A falloff;
+};
+
 // Pointers that may be null are not wanted: loss (of each pixel), argmax, gradient.
 template <typename T, typename A>
 struct CrossEntropy {
@@ -60,6 +68,7 @@ struct CrossEntropy {
   LabelSource<A> labels;
   const A* weight;  // [channels] or null
   A smoothing;
+  SoftTargets<A> soft;
   bool mean;
   A *log_sum_exp, *loss;
   int64_t* argmax;

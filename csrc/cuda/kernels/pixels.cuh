@@ -44,15 +44,36 @@ __device__ inline double square_sum(double r, double g, double b) {
   return __dadd_rn(__dadd_rn(__dmul_rn(r, r), __dmul_rn(g, g)), __dmul_rn(b, b));
 }
 template <typename A>
-__device__ int nearest(A r, A g, A b, const A* palette, int64_t colors) {
+struct Rgb {
+  A r, g, b;
+  // The square of the distance to color k of a palette.
+  __device__ A distance(const A* palette, int k) const {
+    return square_sum(r - palette[3 * k], g - palette[3 * k + 1], b - palette[3 * k + 2]);
+  }
+};
+template <typename A>
+__device__ int nearest(const Rgb<A>& rgb, const A* palette, int64_t colors) {
   A least = A(INFINITY);
   int index = 0;
   for (int k = 0; k < colors; ++k) {
-    const A distance =
-        square_sum(r - palette[3 * k], g - palette[3 * k + 1], b - palette[3 * k + 2]);
+    const A distance = rgb.distance(palette, k);
     if (distance < least) least = distance, index = k;
   }
   return index;
+}
+
+// The values of one pixel of an RGB target, bytes divided by 256.
+template <typename A>
+__device__ Rgb<A> rgb_at(const LabelSource<A>& source, const PixelMap& map, int64_t image,
+                         int64_t p) {
+  A rgb[3];
+  for (int i = 0; i < 3; ++i) {
+    const int64_t from = (3 * image + i) * map.pixels + p;
+    rgb[i] = source.kind == LabelKind::kRgb
+                 ? static_cast<const A*>(source.data)[from]
+                 : A(static_cast<const uint8_t*>(source.data)[from]) * A(1.0 / 256);  // exact
+  }
+  return {rgb[0], rgb[1], rgb[2]};
 }
 
 // The label of one pixel, kIgnored where it does not count.
@@ -65,15 +86,7 @@ __device__ int label_at(const LabelSource<A>& source, const PixelMap& map, int64
   } else if (source.kind == LabelKind::kUint8) {
     label = static_cast<const uint8_t*>(source.data)[image * map.pixels + p];
   } else {
-    A rgb[3];
-    const int64_t at = 3 * image * map.pixels + p;
-    for (int i = 0; i < 3; ++i) {
-      const int64_t from = at + i * map.pixels;
-      rgb[i] = source.kind == LabelKind::kRgb
-                   ? static_cast<const A*>(source.data)[from]
-                   : A(static_cast<const uint8_t*>(source.data)[from]) * A(1.0 / 256);  // exact
-    }
-    label = nearest(rgb[0], rgb[1], rgb[2], source.palette, map.channels);
+    label = nearest(rgb_at(source, map, image, p), source.palette, map.channels);
   }
   if (source.ignores && label == source.ignore_index) return kIgnored;
   return label < 0 || label >= map.channels ? kIgnored : static_cast<int>(label);
