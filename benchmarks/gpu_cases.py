@@ -3,7 +3,6 @@
 Small ones check results, and run on the CPU too.
 """
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -98,14 +97,15 @@ def under(name: str, call: Callable[[], Any]) -> Callable[[], Any]:
 class NetworkCase:
     """A network's "training step" or "inference" of ``batch`` images, in one precision.
 
-    ``compared``: how many of the results, the loss and then all gradients, are.
+    ``compared``: how many of the results, the loss and then all gradients, are; ``layout``: ours.
     """
 
     def __init__(
         self, name: str, network: Callable[[], nn.Module], batch: int, size: tuple[int, int, int],
         direction: str, numbers: str, device: str, compared: int | None = None,
+        layout: Layout = default_layout,
     ) -> None:  # fmt: skip
-        self.compared = compared
+        self.compared, self.layout = compared, layout
         self.name, self.network, self.batch, self.size = name, network, batch, size
         self.direction, self.numbers = direction, numbers
         self.training = direction == "training step"
@@ -117,8 +117,8 @@ class NetworkCase:
         return Work(model, images, problem.labels, F.cross_entropy)
 
     def our(self, problem: Problem) -> Work:
-        model = copy.deepcopy(problem.model)
-        return Work(model, problem.images, problem.labels, ops.color_cross_entropy)
+        model, images = problem.ours(self.layout), self.layout(problem.images)
+        return Work(model, images, problem.labels, ops.color_cross_entropy)
 
     def peer(self, setting: Setting) -> Contestant:
         timed, checked = (self.plain(p, setting.layout) for p in (self.whole, self.few))
@@ -135,7 +135,8 @@ class NetworkCase:
         dtype = torch.bfloat16 if half else torch.float32
 
         def optimized(problem: Problem) -> Callable[[], Tensor]:
-            network, images = copy.deepcopy(problem.model), problem.images.to(dtype)
+            network = problem.ours(self.layout)
+            images = self.layout(problem.images.to(dtype))
             # what it runs as on a GPU; the CPU may have no kernels in that type
             half_on_cpu = half and images.device.type == "cpu"
             model = (
@@ -190,8 +191,9 @@ def segmentation_cases(device: str, small: bool) -> Iterator[Case]:
         network, name = partial(Segmenter, backbone), f"DeepLabV3-{backbone}"
         # gradients of a new ResNet in bfloat16 are half off, whoever computes them
         yield NetworkCase(
-            name, network, batch, (3, side, side), direction, "bfloat16", device, compared=1
-        ).case()
+            name, network, batch, (3, side, side), direction, "bfloat16", device, compared=1,
+            layout=channels_last,
+        ).case()  # fmt: skip
 
 
 def loss_cases(device: str, small: bool) -> Iterator[Case]:

@@ -107,6 +107,7 @@ def measure(args: argparse.Namespace, out: Path) -> tuple[list[Result], dict[str
     csv = out / ("dry-run.csv" if args.dry_run else f"benchmarks/results/{slug(facts)}.csv")
     csv.parent.mkdir(parents=True, exist_ok=True)
     device = "cpu" if args.dry_run else "cuda"
+    torch.backends.cudnn.benchmark = True  # peers at their best
     results, _ = run(
         cases(device, small=args.dry_run), csv=str(csv), only=args.only,
         peers=args.peers or (DRY_PEERS if args.dry_run else ""), quick=args.quick,

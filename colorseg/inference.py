@@ -87,7 +87,11 @@ def _graphed(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     devices = sorted({str(p.device) for p in model.parameters()})
     if len(devices) > 1:
         raise ValueError(f"the model is on {' and '.join(devices)}; move all of it to one device")
-    return GraphedNetwork(copy.deepcopy(model).eval().to(dtype))
+    network = copy.deepcopy(model).eval().to(dtype)
+    for ours, theirs in zip(network.modules(), model.modules(), strict=True):
+        if isinstance(ours, nn.BatchNorm2d):  # kernels read them in float32: no cast in each run
+            ours.float().load_state_dict(theirs.state_dict())
+    return GraphedNetwork(network)
 
 
 def _is_stock(module: nn.Module) -> TypeGuard[ColorNetwork]:

@@ -30,7 +30,8 @@ if simt := os.environ.get("COLORSEG_SIMT"):
 
 if torch.cuda.is_available():
     os.environ["COLORSEG_DEBUG"] = "1"
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
 
 # Largest error allowed against the float64 reference, relative to the largest value of the tensor.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}

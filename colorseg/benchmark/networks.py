@@ -56,10 +56,14 @@ class Problem:
 
     def plain(self, layout: Layout = default_layout) -> nn.Module:
         """A copy of the network in plain PyTorch, its weights in that layout and dtype."""
-        model = unfuse(copy.deepcopy(self.model)).to(layout(self.images[:1]).dtype)
+        return unfuse(self.ours(layout))
+
+    def ours(self, layout: Layout) -> nn.Module:
+        """A copy of the network with its fused blocks, alike."""
+        model: nn.Module = copy.deepcopy(self.model).to(layout(self.images[:1]).dtype)
         last = layout is channels_last  # stated in either case: a network may choose its own
         memory_format = torch.channels_last if last else torch.contiguous_format
-        return model.to(memory_format=memory_format)
+        return model.to(memory_format=memory_format)  # type: ignore[call-overload]
 
     def reference(self) -> list[Tensor]:
         """Float64 results: logits, or in training mode the loss and all gradients."""

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from colorseg.nn.capture import captured
+
 logger = logging.getLogger(__name__)
 
 MAX_GRAPHS = 8  # of a network; the one that was not used for longest goes
@@ -148,7 +150,7 @@ def record(network: nn.Module, given: Tensor) -> Recording:
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     # other threads may use the device meanwhile
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    with captured(graph, capture_error_mode="thread_local"):
         result = network(given)
     return Recording(graph, given, result)
 

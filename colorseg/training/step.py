@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from colorseg.nn.capture import captured
 from colorseg.training.task import Task
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class GraphedStep(Step):
         graph = torch.cuda.CUDAGraph()
         assert self._given is not None
         try:
-            with torch.cuda.graph(graph):
+            with captured(graph):
                 self._loss = super().__call__(self._given)
         except RuntimeError as error:
             self._failed = True

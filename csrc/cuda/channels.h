@@ -10,7 +10,7 @@ namespace colorseg::cuda {
 inline PixelMap channel_map(const Tensor& x, bool channels_last) {
   const PixelMap map{x.size(0), x.size(1), x.size(2) * x.size(3), channels_last};
   COLORSEG_CHECK(channel_chunks(map) < (int64_t(1) << 31) && map.channels < 65536,
-                 "an operator on CUDA takes less than 2^31 times ", kChannelChunk,
+                 "an operator on CUDA takes less than 2^31 times ", channel_chunk(map),
                  " values per channel and 65536 channels, got ", shape_of(x));
   return map;
 }

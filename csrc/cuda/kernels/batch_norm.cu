@@ -2,7 +2,6 @@
 #include <type_traits>
 
 #include "channels.cuh"
-#include "vectors.cuh"
 
 namespace colorseg::cuda {
 namespace {
@@ -24,6 +23,39 @@ __global__ void __launch_bounds__(kChannelThreads)
   Moments own = {};
   if (count > 0) own = {{count, double(shift) + sum / count, squares - sum * sum / count}};
   store_part(map, channel, own, shared_memory<Moments>(), parts);
+}
+
+// The same of a map in channels_last.  A few deviations are added up in float.
+template <typename T>
+__global__ void __launch_bounds__(kSweepThreads)
+    moments_vectors(PixelMap map, const T* x, Moments* parts) {
+  constexpr int kCount = Vector<T>::kCount;
+  Vector<T> values[kSweepBatch];
+  float shift[kCount] = {}, few[kCount] = {}, few_squares[kCount] = {};
+  double count = 0, sum[kCount] = {}, squares[kCount] = {};
+  sweep_chunk<T>(
+      map, [&](int b, int64_t at) { values[b] = *reinterpret_cast<const Vector<T>*>(x + at); },
+      [&](int b) {
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) {
+          const float value = widen(values[b].values[i]);
+          if (count == 0 && isfinite(value)) shift[i] = value;
+          const float deviation = value - shift[i];
+          few[i] += deviation, few_squares[i] += deviation * deviation;
+        }
+        count += 1;
+      },
+      [&] {
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) {
+          sum[i] += few[i], squares[i] += few_squares[i];
+          few[i] = few_squares[i] = 0;
+        }
+      });
+  Moments own[kCount] = {};
+  for (int i = 0; i < kCount && count > 0; ++i)
+    own[i] = {{count, double(shift[i]) + sum[i] / count, squares[i] - sum[i] * sum[i] / count}};
+  store_vector_parts<T>(map, own, shared_memory<Moments>(), parts);
 }
 
 template <typename A>
@@ -105,6 +137,11 @@ __global__ void __launch_bounds__(kSweepThreads)
 
 template <typename T>
 void add_moments(const PixelMap& map, const T* x, Moments* parts, Stream stream) {
+  if constexpr (!std::is_same_v<T, double>) {
+    if (has_vectors<T>(map, {x}))
+      return launch(moments_vectors<T>, dim3(static_cast<unsigned>(channel_chunks(map))),
+                    dim3(kSweepThreads), kSweepThreads * sizeof(Moments), stream, map, x, parts);
+  }
   launch(moments<T>, channel_grid(map), dim3(kChannelThreads), kChannelThreads * sizeof(Moments),
          stream, map, x, parts);
 }

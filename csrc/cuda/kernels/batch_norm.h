@@ -5,10 +5,16 @@
 
 namespace colorseg::cuda {
 
-constexpr int kChannelChunk = 4096;  // positions of a channel that a block takes
-
+// Positions of a channel that a block takes: of planes one channel's, else those of many at once.
+// It depends on the map alone, so that sums have the same bits on every device.
+__host__ __device__ inline int64_t channel_chunk(const PixelMap& map) {
+  if (!map.channels_last) return 4096;
+  const int64_t most_chunks = 1024, fewest = 64;
+  const int64_t share = (map.n * map.pixels + most_chunks - 1) / most_chunks;
+  return share > fewest ? share : fewest;
+}
 inline int64_t channel_chunks(const PixelMap& map) {
-  return (map.n * map.pixels + kChannelChunk - 1) / kChannelChunk;
+  return (map.n * map.pixels + channel_chunk(map) - 1) / channel_chunk(map);
 }
 
 // Count, mean and sum of squared deviations of some values; Chan, Golub and LeVeque merge them.

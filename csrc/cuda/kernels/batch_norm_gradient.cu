@@ -3,7 +3,6 @@
 #include <type_traits>
 
 #include "channels.cuh"
-#include "vectors.cuh"
 
 namespace colorseg::cuda {
 namespace {
@@ -29,6 +28,43 @@ __global__ void __launch_bounds__(kChannelThreads)
     own.values[0] += double(g), own.values[1] += double(g * (x - a.center));
   });
   store_part(p.map, channel, own, shared_memory<GradientSums>(), parts);
+}
+
+// The same of a map in channels_last, which was not replicated.  A few values are added up in
+// float.
+template <typename T>
+__global__ void __launch_bounds__(kSweepThreads)
+    sums_vectors(NormalizeBackward<T, float> p, GradientSums* parts) {
+  constexpr int kCount = Vector<T>::kCount;
+  const int channel = sweep_channel<T>(p.map);
+  ChannelAffine<float> a[kCount];
+  for (int i = 0; i < kCount; ++i) a[i] = p.affine[channel + i];
+  Vector<T> grads[kSweepBatch], maps[kSweepBatch];
+  float few[kCount] = {}, few_products[kCount] = {};
+  GradientSums own[kCount] = {};
+  sweep_chunk<T>(
+      p.map,
+      [&](int b, int64_t at) {
+        grads[b] = *reinterpret_cast<const Vector<T>*>(p.grad + at);
+        maps[b] = *reinterpret_cast<const Vector<T>*>(p.x + at);
+      },
+      [&](int b) {
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) {
+          const float deviation = widen(maps[b].values[i]) - a[i].center;
+          float g = widen(grads[b].values[i]);
+          if (p.relu && deviation * a[i].scale + a[i].offset <= 0) g = 0;
+          few[i] += g, few_products[i] += g * deviation;
+        }
+      },
+      [&] {
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) {
+          own[i].values[0] += few[i], own[i].values[1] += few_products[i];
+          few[i] = few_products[i] = 0;
+        }
+      });
+  store_vector_parts<T>(p.map, own, shared_memory<GradientSums>(), parts);
 }
 
 // A block per channel.
@@ -93,17 +129,41 @@ __global__ void __launch_bounds__(kSweepThreads)
 }
 
 template <typename T>
-__global__ void relu_gradient(int64_t count, const T* grad, const T* y, T* to) {
+__device__ T passed(T grad, T y) {
   using A = Arithmetic<T>;
+  return narrow<T>(widen(y) <= A(0) ? A(0) : widen(grad));
+}
+
+template <typename T>
+__global__ void relu_gradient(int64_t count, const T* grad, const T* y, T* to) {
   const int64_t step = int64_t(gridDim.x) * blockDim.x;
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step)
-    to[i] = narrow<T>(widen(y[i]) <= A(0) ? A(0) : widen(grad[i]));
+    to[i] = passed(grad[i], y[i]);
+}
+
+template <typename T>
+__global__ void relu_gradient_vectors(int64_t vectors, const Vector<T>* grad, const Vector<T>* y,
+                                      Vector<T>* to) {
+  const int64_t step = int64_t(gridDim.x) * blockDim.x;
+  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < vectors; i += step) {
+    const Vector<T> g = grad[i], of = y[i];
+    Vector<T> result;
+#pragma unroll
+    for (int j = 0; j < Vector<T>::kCount; ++j)
+      result.values[j] = passed(g.values[j], of.values[j]);
+    to[i] = result;
+  }
 }
 
 }  // namespace
 
 template <typename T, typename A>
 void add_gradients(const NormalizeBackward<T, A>& p, GradientSums* parts, Stream stream) {
+  if constexpr (!std::is_same_v<T, double>) {
+    if (p.width == 0 && has_vectors<T>(p.map, {p.grad, p.x}))
+      return launch(sums_vectors<T>, dim3(static_cast<unsigned>(channel_chunks(p.map))),
+                    dim3(kSweepThreads), kSweepThreads * sizeof(GradientSums), stream, p, parts);
+  }
   launch(sums<T, A>, channel_grid(p.map), dim3(kChannelThreads),
          kChannelThreads * sizeof(GradientSums), stream, p, parts);
 }
@@ -131,6 +191,13 @@ void apply_gradients(const NormalizeBackward<T, A>& p, const ChannelAffine<A>* o
 
 template <typename T>
 void relu_backward(int64_t count, const T* grad, const T* y, T* to, Stream stream) {
+  using V = Vector<T>;
+  if (count % V::kCount == 0 && are_aligned<T>({grad, y, to})) {
+    const int64_t vectors = count / V::kCount;
+    return launch(relu_gradient_vectors<T>, flat_grid(vectors), dim3(256), 0, stream, vectors,
+                  reinterpret_cast<const V*>(grad), reinterpret_cast<const V*>(y),
+                  reinterpret_cast<V*>(to));
+  }
   launch(relu_gradient<T>, flat_grid(count), dim3(256), 0, stream, count, grad, y, to);
 }
 

@@ -1,11 +1,13 @@
 // Walks over the values of one channel of a map of either layout, and adds up over them.
 //
-// Planes (n, channels, pixels): a block takes kChannelChunk positions of one channel.  Interleaved
-// (n, pixels, channels): a block takes kChannelChunk positions of kWarp channels, a lane each.
+// Planes (n, channels, pixels): a block takes a chunk of positions of one channel.  Interleaved
+// (n, pixels, channels): it takes those of kWarp channels, a lane each; or of all channels, a
+// vector each, where those are whole.
 #pragma once
 #include "batch_norm.h"
 #include "number.cuh"
 #include "reduce.cuh"
+#include "vectors.cuh"
 
 namespace colorseg::cuda {
 
@@ -26,8 +28,9 @@ __device__ inline int64_t channel_of(const PixelMap& map) {
 template <typename Body>
 __device__ void for_each_value(const PixelMap& map, int64_t channel, const Body& body) {
   if (channel >= map.channels) return;
-  const int64_t first = int64_t(blockIdx.x) * kChannelChunk, count = map.n * map.pixels;
-  const int64_t last = first + kChannelChunk < count ? first + kChannelChunk : count;
+  const int64_t chunk = channel_chunk(map), count = map.n * map.pixels;
+  const int64_t first = int64_t(blockIdx.x) * chunk;
+  const int64_t last = first + chunk < count ? first + chunk : count;
   if (map.channels_last) {
     for (int64_t p = first + threadIdx.x / kWarp; p < last; p += kRows)
       body(p * map.channels + channel);
@@ -107,6 +110,51 @@ __device__ void store_part(const PixelMap& map, int64_t channel, const S& sums, 
   const unsigned writers = map.channels_last ? kWarp : 1;
   if (threadIdx.x < writers && channel < map.channels)
     parts[int64_t(blockIdx.x) * map.channels + channel] = all;
+}
+
+// Calls use(b) for every vector of the thread's channels in the block's chunk, kSweepBatch of them
+// at a time after load(b, index) of each; then flush(), for numbers that only few values may be
+// added to.
+template <typename T, typename Load, typename Use, typename Flush>
+__device__ void sweep_chunk(const PixelMap& map, const Load& load, const Use& use,
+                            const Flush& flush) {
+  const int vectors = static_cast<int>(map.channels) / Vector<T>::kCount;
+  const int rows = kSweepThreads / vectors, row = static_cast<int>(threadIdx.x) / vectors;
+  if (row >= rows) return;
+  const int64_t chunk = channel_chunk(map), count = map.n * map.pixels;
+  const int64_t first = int64_t(blockIdx.x) * chunk;
+  const int64_t last = first + chunk < count ? first + chunk : count;
+  const int channel = sweep_channel<T>(map);
+  for (int64_t p = first + row; p < last; p += kSweepBatch * rows) {
+#pragma unroll
+    for (int b = 0; b < kSweepBatch; ++b) {
+      if (p + b * rows < last) load(b, (p + b * rows) * map.channels + channel);
+    }
+#pragma unroll
+    for (int b = 0; b < kSweepBatch; ++b) {
+      if (p + b * rows < last) use(b);
+    }
+    flush();
+  }
+}
+
+// Merges what the threads of a block have of their vector's channels into parts[chunk][channel];
+// shared: [kSweepThreads].
+template <typename T, typename S>
+__device__ void store_vector_parts(const PixelMap& map, const S (&own)[Vector<T>::kCount],
+                                   S* shared, S* parts) {
+  const int vectors = static_cast<int>(map.channels) / Vector<T>::kCount;
+  const int rows = kSweepThreads / vectors;
+  for (int i = 0; i < Vector<T>::kCount; ++i) {
+    shared[threadIdx.x] = own[i];
+    __syncthreads();
+    const auto at = [&](int64_t row) { return shared[row * vectors + threadIdx.x]; };
+    if (static_cast<int>(threadIdx.x) < vectors) {
+      parts[int64_t(blockIdx.x) * map.channels + sweep_channel<T>(map) + i] =
+          merged(S{}, 0, rows, 1, at, [](double x) { return x; });
+    }
+    __syncthreads();
+  }
 }
 
 // What `count` parts of a channel are together, in every thread of a block; shared: [kMostWarps].

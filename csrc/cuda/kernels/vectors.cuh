@@ -17,15 +17,21 @@ struct alignas(16) Vector {
 constexpr int kSweepThreads = 256;
 constexpr int kSweepBatch = 4;  // vectors that a thread has on their way at a time
 
-// Whether all vectors of a map, and of others like it, are whole and begin at a multiple of their
-// size; null pointers do not count.
+// Whether vectors may begin there; null pointers do not count.
 template <typename T>
-bool has_vectors(const PixelMap& map, std::initializer_list<const void*> pointers) {
-  constexpr int kCount = Vector<T>::kCount;
+bool are_aligned(std::initializer_list<const void*> pointers) {
   for (const void* p : pointers) {
     if (reinterpret_cast<uintptr_t>(p) % sizeof(Vector<T>) != 0) return false;
   }
-  return map.channels_last && map.channels % kCount == 0 &&
+  return true;
+}
+
+// Whether all vectors of a map, and of others like it, are whole and begin at a multiple of their
+// size.
+template <typename T>
+bool has_vectors(const PixelMap& map, std::initializer_list<const void*> pointers) {
+  constexpr int kCount = Vector<T>::kCount;
+  return are_aligned<T>(pointers) && map.channels_last && map.channels % kCount == 0 &&
          map.channels <= int64_t(kSweepThreads) * kCount;
 }
 
