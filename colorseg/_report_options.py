@@ -8,10 +8,12 @@ def add_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--data", default="cifar10", metavar="PATH|cifar10|sample", help="the pictures")
     add("--preset", default="course-2021", help="course-2021, lightning or clean")
-    add("--out", default="report", metavar="FOLDER", help="where to write (default: report)")
+    add("--out", metavar="FOLDER", help="where to write (default: report, or experiments)")
+    add("--experiments", action="store_true", help="compare recipes, by three seeds each, instead")
     add("--no-plain", dest="plain", action="store_false", help="do not train in plain torch too")
     add("--quick", action="store_true", help="one epoch of small networks, to try it out")
     add("--force", action="store_true", help="replace a report of other settings")
     add("--download", action="store_true", help="allow to download the pictures")
+    add("--jobs", type=int, default=1, metavar="N", help="runs to train at a time")
     add("--device", default="cpu", metavar="NAME", help="where to train, as torch names it")
     return parser

@@ -57,8 +57,14 @@ def reproduce(args: argparse.Namespace) -> int:
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     options = {name: value for name, value in vars(args).items() if name != "run"}
+    work: Callable[..., object] = report.reproduce
+    if options.pop("experiments"):
+        work = report.experiments
+        del options["preset"], options["plain"]
+    if options["out"] is None:
+        del options["out"]
     try:
-        print(report.reproduce(**options))
+        print(work(**options))
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130

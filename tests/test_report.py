@@ -123,9 +123,9 @@ def test_mistakes_get_a_sentence(arguments, message, tmp_path, capsys):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_settings(preset):
-    from colorseg.report.reproduction import _settings
+    from colorseg.report.reproduction import settings_of
 
-    config = Config(**_settings(preset, quick=False))
+    config = Config(**settings_of(preset, quick=False))
     assert (config.epochs, config.batch_size, config.lr) == (25, 100, 1e-3)
     assert config.optimizer == ("adamw" if preset == "lightning" else "adam")
 

@@ -1,7 +1,7 @@
 """Figures over several runs, as PNG and SVG."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ def _figure(columns: int) -> tuple["Figure", list[Any]]:
 
     figure = Figure((12, 4.6), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(1, columns))
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
 def save_networks(histories: Mapping[str, History], path: Path) -> Path:
@@ -59,6 +59,22 @@ def save_batch_sizes(
         axes.minorticks_off()
     _label(left, "batch size", "cross-entropy per pixel", "Validation loss after the same epochs")
     _label(right, "batch size", "seconds", "Time of the run")
+    return _save(figure, path)
+
+
+def save_recipes(losses: Mapping[str, Sequence[float]], path: Path) -> Path:
+    """A line per recipe with a dot per seed; returns the PNG's path."""
+    figure, (axes,) = _figure(1)
+    names = list(losses)[::-1]
+    for place, name in enumerate(names):
+        values = losses[name]
+        mean = sum(values) / len(values)
+        axes.plot(values, [place] * len(values), "o", color=COLORS[0], alpha=0.6, ms=9)
+        axes.plot([mean], [place], "|", color=COLORS[4], ms=22, mew=2)
+    axes.set_yticks(range(len(names)), names)
+    axes.plot([], [], "o", color=COLORS[0], alpha=0.6, label="a seed")
+    axes.plot([], [], "|", color=COLORS[4], mew=2, label="mean")
+    _label(axes, "validation loss, cross-entropy per pixel", "", "Recipes at the same epochs")
     return _save(figure, path)
 
 

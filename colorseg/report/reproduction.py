@@ -1,8 +1,6 @@
 """``reproduce``: from the data to the pages, as far as it is not there yet."""
 
-import json
 import logging
-import shutil
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -11,9 +9,9 @@ from typing import Any
 import torch
 
 import colorseg
-from colorseg._files import make_folder, write_atomically
 from colorseg.data import load
 from colorseg.report.document import Section, save_pages
+from colorseg.report.folder import check_folder, claim
 from colorseg.report.published import bands_of
 from colorseg.report.runs import runs_of, train_missing
 from colorseg.report.sections import build_sections
@@ -25,13 +23,12 @@ logger = logging.getLogger(__name__)
 PRESETS = ("course-2021", "lightning", "clean")
 QUICK = {"epochs": 1, "num_filters": 8}
 HORSES = "cifar10-horses.npz"  # looked for in a folder that is no CIFAR-10 itself
-RECORD = "report.json"
 
 
 def reproduce(
     data: str = "cifar10", preset: str = "course-2021", out: str | Path = "report", *,
     plain: bool = True, quick: bool = False, force: bool = False, download: bool = False,
-    device: str = "cpu",
+    device: str = "cpu", jobs: int = 1,
 ) -> Path:  # fmt: skip
     """Train all runs of the report that are not finished, and write its pages.
 
@@ -48,6 +45,7 @@ def reproduce(
         force: replace a report of other settings.
         download: whether the data may be downloaded.
         device: where to train.
+        jobs: runs to train at a time, each with its share of torch's threads.
 
     Returns:
         The path of ``index.html``.
@@ -57,60 +55,38 @@ def reproduce(
         FileExistsError: ``out`` holds something else.
         ValueError: no such preset, or what ``fit`` raises.
     """
-    source = _source(data)
-    base = Config(data=source, device=device, download=download, **_settings(preset, quick))
+    source = source_of(data)
+    base = Config(data=source, device=device, download=download, **settings_of(preset, quick))
     settings = {"data": source, "preset": preset, "quick": quick}
     folder = Path(out)
-    outdated = _check_folder(folder, settings, force)
+    outdated = check_folder(folder, settings, force)
     usable_device(device)
     train, val = load(source, classes=base.classes, download=download)
-    _claim(folder, settings, outdated)
+    claim(folder, settings, outdated)
     runs = runs_of(base, folder, plain, quick)
-    train_missing(runs, train, val)
+    train_missing(runs, train, val, jobs)
     bands = {} if quick else bands_of(train.sha256(), source, base.epochs)
-    sections = [_facts(preset, base, train, val), *build_sections(runs, bands, folder)]
+    sections = [facts(preset, base, train, val), *build_sections(runs, bands, folder)]
     save_pages("Colorizing horses: the report, reproduced", sections, folder)
     logger.info("wrote %s", folder / "index.html")
     return folder / "index.html"
 
 
-def _source(data: str) -> str:
+def source_of(data: str) -> str:
+    """What to load; the file of horses in a folder that has one."""
     inside = Path(data).expanduser() / HORSES
     return str(inside) if inside.is_file() else data
 
 
-def _settings(preset: str, quick: bool) -> dict[str, Any]:
+def settings_of(preset: str, quick: bool) -> dict[str, Any]:
+    """Of a preset, made small if ``quick``; ValueError if there is none of that name."""
     if preset not in PRESETS:
         raise ValueError(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
     file = resources.files("colorseg.report") / "presets" / f"{preset}.toml"
     return tomllib.loads(file.read_text()) | (QUICK if quick else {})
 
 
-def _check_folder(folder: Path, settings: dict[str, Any], force: bool) -> bool:
-    """Whether it holds a report of other settings, which ``force`` may replace."""
-    record = folder / RECORD
-    if not folder.exists() or not any(folder.iterdir()):
-        return False
-    if not record.exists():
-        raise FileExistsError(f"{folder} holds other files, no report; choose another --out")
-    outdated = json.loads(record.read_text()) != settings
-    if outdated and not force:
-        raise FileExistsError(
-            f"{folder} holds a report of other settings ({record.read_text().strip()}); choose "
-            "another --out, or replace it with --force"
-        )
-    return outdated
-
-
-def _claim(folder: Path, settings: dict[str, Any], outdated: bool) -> None:
-    """Make the folder one of these settings."""
-    make_folder(folder)
-    if outdated:
-        shutil.rmtree(folder / "runs", ignore_errors=True)
-    write_atomically(folder / RECORD, json.dumps(settings).encode() + b"\n")
-
-
-def _facts(preset: str, base: Config, train: Any, val: Any) -> Section:
+def facts(preset: str, base: Config, train: Any, val: Any) -> Section:
     """What was trained on what."""
     info = colorseg.build_info()
     return Section(

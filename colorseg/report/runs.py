@@ -2,9 +2,13 @@
 
 import dataclasses
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 from colorseg.data import ImageSet
 from colorseg.models import NETWORKS
@@ -69,12 +73,57 @@ def runs_of(base: Config, folder: Path, plain: bool, quick: bool) -> list[Run]:
     return list(all_runs())
 
 
-def train_missing(runs: list[Run], train: ImageSet, val: ImageSet) -> None:
-    """Train what is not finished, going on where a run stopped."""
+def train_missing(runs: list[Run], train: ImageSet, val: ImageSet, jobs: int = 1) -> None:
+    """Train what is not finished, going on where a run stopped; ``jobs`` runs at a time, each in a
+    process of its own with its share of the threads.
+    """
     missing = [run for run in runs if not run.is_finished()]
     if len(missing) < len(runs):
         logger.info("%d of %d runs are there already", len(runs) - len(missing), len(runs))
+    if jobs > 1 and len(missing) > 1:
+        _train_side_by_side(missing, train, val, min(jobs, len(missing)))
+        return
     for number, run in enumerate(missing, 1):
         logger.info("run %d of %d: %s", number, len(missing), run.name)
-        config = dataclasses.replace(run.config, resume=holds_run(run.config.out))
-        fit(new_network(config), train, val, config)
+        _train(run.config, train, val)
+
+
+def _train(config: Config, train: ImageSet, val: ImageSet) -> None:
+    config = dataclasses.replace(config, resume=holds_run(config.out))
+    fit(new_network(config), train, val, config)
+
+
+def _train_side_by_side(runs: list[Run], train: ImageSet, val: ImageSet, jobs: int) -> None:
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from multiprocessing import get_context
+
+    from tqdm import tqdm
+
+    shared = (train.images, train.name, val.images, val.name)
+    threads = max(1, torch.get_num_threads() // jobs)
+    with ProcessPoolExecutor(
+        jobs, get_context("spawn"), _begin_worker, (threads, *shared)
+    ) as workers:
+        started = {workers.submit(_train_in_worker, run.config): run for run in runs}
+        try:
+            for done in tqdm(
+                as_completed(started), "runs", len(runs), unit=" runs", leave=False, disable=None
+            ):
+                done.result()
+                logger.info("finished run %s", started[done].name)
+        except BaseException:  # Ctrl-C reaches the workers too; the others need not begin
+            workers.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+_worker_sets: list[ImageSet] = []
+
+
+def _begin_worker(threads: int, train: Tensor, name: str, val: Tensor, val_name: str) -> None:
+    os.environ["TQDM_DISABLE"] = "1"  # the parent has a bar for all
+    torch.set_num_threads(threads)
+    _worker_sets[:] = [ImageSet(train, name), ImageSet(val, val_name)]
+
+
+def _train_in_worker(config: Config) -> None:
+    _train(config, *_worker_sets)

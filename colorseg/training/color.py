@@ -22,6 +22,13 @@ class ColorTask:
     The operator quantizes RGB targets itself; the reference gets labels that are made once, as
     plain PyTorch programs do.
 
+    Args:
+        images: the pictures.
+        palette: of the targets.
+        device: where the loss is computed.
+        plain: use the reference.
+        config: what changes the loss and the pictures in training; None to measure alone.
+
     Raises:
         ValueError: the set is empty.
     """
@@ -31,8 +38,9 @@ class ColorTask:
     why_no_graph: str | None = None
 
     def __init__(
-        self, images: ImageSet, palette: Palette, device: torch.device, plain: bool = False
-    ) -> None:
+        self, images: ImageSet, palette: Palette, device: torch.device, plain: bool = False,
+        config: Config | None = None,
+    ) -> None:  # fmt: skip
         if not len(images):
             raise ValueError(f"the set {images.name} has no pictures; choose other data")
         self.images = images
@@ -41,10 +49,19 @@ class ColorTask:
         self.device = device
         # on CUDA all pictures stay there, as bytes
         self._pictures = ImageSet(images.images.to(device), images.name)
-        labels = palette.quantize(images.images).to(device) if plain else None
+        config = Config() if config is None else config
+        soft = config.soft_neighbors > 0  # made of distances, which labels do not have
+        labels = palette.quantize(images.images).to(device) if plain and not soft else None
         self.targets = self._pictures.images if labels is None else labels
         self._operator = reference.color_cross_entropy if plain else ops.color_cross_entropy
-        self._colors = None if plain else palette.colors.to(device)
+        self._colors = palette.colors.to(device) if labels is None else None
+        self._flips = config.flips
+        self._options: dict[str, Any] = {
+            "label_smoothing": config.label_smoothing,
+            "soft_neighbors": config.soft_neighbors,
+            "soft_sigma": config.soft_sigma,
+            "weight": _color_weights(images, palette, config.rebalance, device),
+        }
 
     def __len__(self) -> int:
         return len(self.images)
@@ -57,13 +74,16 @@ class ColorTask:
         """Nothing to do."""
 
     def loss(self, model: nn.Module, index: Tensor) -> Tensor:
-        """Mean cross-entropy."""
+        """Mean cross-entropy, as the settings change it."""
         grey, targets = self._batch(index)
-        loss: Any = self._operator(model(grey), targets, self._colors)
+        if self._flips:
+            mirrored = torch.rand(len(index), device=self.device) < 0.5
+            grey, targets = _flipped(grey, mirrored), _flipped(targets, mirrored)
+        loss: Any = self._operator(model(grey), targets, self._colors, **self._options)
         return loss
 
     def measure(self, model: nn.Module, batch_size: int) -> dict[str, float]:
-        """``loss`` and ``accuracy``, means over all pixels, and ``pixels``, their number."""
+        """Plain ``loss`` and ``accuracy``, means over all pixels, and ``pixels``, their number."""
         loss, correct, pixels = 0.0, 0, 0
         with torch.no_grad(), eval_mode(model):
             for index in torch.arange(len(self)).split(batch_size):
@@ -92,6 +112,24 @@ class ColorTask:
     def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Grey pictures ``(n, 1, H, W)`` and their targets, on the device."""
         return self._pictures.grey(index), self.targets[index]
+
+
+def _flipped(pictures: Tensor, mirrored: Tensor) -> Tensor:
+    """Those pictures (N, ..., W) mirrored, the others as they are."""
+    return torch.where(mirrored.view(-1, *[1] * (pictures.dim() - 1)), pictures.flip(-1), pictures)
+
+
+def _color_weights(
+    images: ImageSet, palette: Palette, rebalance: float, device: torch.device
+) -> Tensor | None:
+    """(K,), see ``Config``."""
+    if rebalance == 0:
+        return None
+    labels = palette.quantize(images.images).flatten()
+    share = torch.bincount(labels, minlength=len(palette)) / labels.numel()
+    weight = 1 / (rebalance * share + (1 - rebalance) / len(palette))
+    weight[share == 0] = 0  # never a target; 1 / 0 where all weight is on frequency
+    return (weight / (share * weight).sum()).float().to(device)
 
 
 def new_network(config: Config) -> ColorNetwork:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from colorseg.training.checkpoint import holds_run
-from colorseg.training.config import OPTIMIZERS, Config
+from colorseg.training.config import OPTIMIZERS, SCHEDULES, Config
 from colorseg.training.history import Epoch, History
 
 logger = logging.getLogger(__name__)
@@ -66,6 +66,12 @@ def build_parser(network: str) -> argparse.ArgumentParser:
     add("--epochs", "passes over the training pictures, in all", type=int, metavar="N")
     add("--batch-size", "pictures in a batch", type=int, metavar="N")
     add("--lr", "learning rate", type=float, metavar="RATE")
+    add("--schedule", "poly lets the rate fall to 0 at the end", choices=SCHEDULES)
+    add("--flips", "mirror training pictures at random", action="store_true")
+    add("--label-smoothing", "of the training loss, 0 .. 1", type=float, metavar="S")
+    add("--soft-neighbors", "colors that a target is spread over", type=int, metavar="N")
+    add("--soft-sigma", "width of such targets, in RGB", type=float, metavar="SIGMA")
+    add("--rebalance", "weight of rare colors, 0 .. 1", type=float, metavar="R")
     add("--optimizer", "adamw adds a weight decay of 0.01", choices=OPTIMIZERS)
     add("--seed", "decides weights and batches", type=int, metavar="N")
     add("--device", "where to compute, as torch names it", metavar="NAME")

@@ -16,6 +16,10 @@ OPTIMIZERS = ("adam", "adamw")
 LOSSES = ("ce", "iou", "sum")
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """The settings that all training runs have; every value is checked when the record is made.
@@ -82,8 +86,11 @@ class RunConfig:
         self._integer("seed", 0, 2**32 - 1)
         for name in ("amp", "cuda_graphs", "resume", "reference", "reshuffle", "download"):
             self._require(name, isinstance(getattr(self, name), bool), "true or false")
-        rate = isinstance(self.lr, int | float) and math.isfinite(self.lr) and self.lr > 0
-        self._require("lr", rate, "a number above 0, usually between 0.0001 and 0.1")
+        self._require(
+            "lr",
+            _is_number(self.lr) and self.lr > 0,
+            "a number above 0, usually between 0.0001 and 0.1",
+        )
         self._check_device()
         cuda = self.device.split(":")[0] == "cuda"
         self._require("amp", cuda or not self.amp, "false on devices other than cuda")
@@ -149,6 +156,14 @@ class Config(RunConfig):
         palette: a name or path that ``Palette.named`` takes; ``"auto"`` is sample24 for the
             embedded sample and horse24 for everything else.
         classes: CIFAR-10 classes to use, by name or number; None for all.
+        flips: mirror each training picture left to right with probability 1/2.
+        label_smoothing: of the training loss, see ``colorseg.ops.color_cross_entropy``.
+        soft_neighbors: the same.
+        soft_sigma: the same.
+        rebalance: weigh the colors of the training loss by 1 / (r p + (1 - r) / K), with p how
+            often a color is and K how many there are, scaled to mean 1 over the pixels, as in
+            Zhang, Isola, Efros, "Colorful Image Colorization", 2016 (their lambda is 1 - r); in
+            0 .. 1, 0 for no weights.
     """
 
     network: str = "unet"
@@ -156,6 +171,11 @@ class Config(RunConfig):
     num_filters: int = 32
     palette: str = "auto"
     classes: tuple[str | int, ...] | None = ("horse",)
+    flips: bool = False
+    label_smoothing: float = 0.0
+    soft_neighbors: int = 0
+    soft_sigma: float = 0.05
+    rebalance: float = 0.0
 
     fixed: ClassVar[tuple[str, ...]] = (
         "network",
@@ -163,6 +183,11 @@ class Config(RunConfig):
         "num_filters",
         *RunConfig.fixed,
         "palette",
+        "flips",
+        "label_smoothing",
+        "soft_neighbors",
+        "soft_sigma",
+        "rebalance",
     )
 
     def __post_init__(self) -> None:
@@ -174,6 +199,13 @@ class Config(RunConfig):
         self._one_of("network", NETWORKS)
         for name in ("kernel", "num_filters"):
             self._integer(name, 1, None)
+        self._integer("soft_neighbors", 0, None)
+        self._require("flips", isinstance(self.flips, bool), "true or false")
+        for name in ("label_smoothing", "rebalance"):
+            value = getattr(self, name)
+            self._require(name, _is_number(value) and 0 <= value <= 1, "a number in 0 .. 1")
+        sigma = _is_number(self.soft_sigma) and self.soft_sigma > 0
+        self._require("soft_sigma", sigma, "a number above 0")
         super().__post_init__()
 
     def choose_palette(self) -> Palette:

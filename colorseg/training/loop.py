@@ -11,7 +11,7 @@ from colorseg.data import Augmentation
 from colorseg.models import NETWORKS
 from colorseg.training import checkpoint
 from colorseg.training.color import ColorTask, palette_of
-from colorseg.training.config import RunConfig, SegmentationConfig
+from colorseg.training.config import Config, RunConfig, SegmentationConfig
 from colorseg.training.history import History
 from colorseg.training.run import Run
 from colorseg.training.segmentation import SegmentationTask
@@ -114,7 +114,11 @@ def _tasks(
         )
     _require_network(model, getattr(config, "network", "own"))
     palette = palette_of(model)
-    return ColorTask(train, palette, device, plain), ColorTask(val, palette, device, plain)
+    changed = config if isinstance(config, Config) else None
+    return (
+        ColorTask(train, palette, device, plain, changed),
+        ColorTask(val, palette, device, plain),
+    )
 
 
 def _facts(train: Task, val: Task) -> dict[str, Any]:
