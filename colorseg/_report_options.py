@@ -14,6 +14,16 @@ def add_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="one epoch of small networks, to try it out")
     add("--force", action="store_true", help="replace a report of other settings")
     add("--download", action="store_true", help="allow to download the pictures")
+    tasks = ("colorize", "super-resolution")
+    add(
+        "--task", default="colorize", choices=tasks, help="what the networks do (default: colorize)"
+    )
+    add("--dilated", action="store_true", help="a UNet with a dilated middle, too")
+    add(
+        "--segment",
+        metavar="PATH|scenes|flowers17|none",
+        help="what part 2 segments (default: daffodils beside the data, else scenes)",
+    )
     add("--jobs", type=int, default=1, metavar="N", help="runs to train at a time")
     add("--device", default="cpu", metavar="NAME", help="where to train, as torch names it")
     return parser

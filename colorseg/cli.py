@@ -60,7 +60,8 @@ def reproduce(args: argparse.Namespace) -> int:
     work: Callable[..., object] = report.reproduce
     if options.pop("experiments"):
         work = report.experiments
-        del options["preset"], options["plain"]
+        for name in ("preset", "plain", "task", "dilated", "segment"):
+            del options[name]
     if options["out"] is None:
         del options["out"]
     try:

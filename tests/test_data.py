@@ -27,6 +27,18 @@ class TestImageSet:
         assert grey.dtype == torch.float32
         assert grey.stride() == (128, 128, 16, 1)
 
+    def test_coarse_is_the_mean_of_four_by_four(self):
+        images = torch.randint(256, (3, 3, 8, 12), dtype=torch.uint8)
+        coarse = ImageSet(images, "x").coarse([2, 0])
+        assert coarse.shape == (2, 3, 8, 12)
+        for i, image in enumerate((2, 0)):
+            for y, x in ((0, 0), (4, 8)):
+                block = images[image, :, y : y + 4, x : x + 4].double() / 256
+                want = block.mean((1, 2))[:, None, None].expand(3, 4, 4).float()
+                assert torch.allclose(coarse[i, :, y : y + 4, x : x + 4], want, atol=1e-6)
+        with pytest.raises(ValueError, match="multiples of 4, got 6 x 8"):
+            ImageSet(images[..., :6, :8], "x").coarse()
+
     def test_grey_of_every_sum_is_exact_and_below_one(self):
         levels = torch.arange(256, dtype=torch.uint8)
         top = torch.full_like(levels, 255)

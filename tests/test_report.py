@@ -8,9 +8,11 @@ import sys
 import time
 from functools import partial
 
+import numpy as np
 import pytest
 
 from colorseg.cli import main
+from colorseg.data import load
 from colorseg.report import PRESETS, published, reproduce
 from colorseg.report.document import Section, Table, save_pages
 from colorseg.training import Config
@@ -51,14 +53,55 @@ def test_the_tables(report):
 
 def test_the_pages(report):
     html, markdown = (report / "index.html").read_text(), (report / "report.md").read_text()
-    assert html.count("data:image/png;base64,") == 7  # three networks, two each, and all together
+    # three networks and two losses, two each, and all of either together
+    assert html.count("data:image/png;base64,") == 12
     assert "<script" not in html
     assert "http" not in html.replace("http-equiv", "")
-    for title in ("The three networks after 1 epoch", "Sizes", "Padding for other kernels"):
+    for title in (
+        *("The three networks after 1 epoch", "Sizes", "Padding for other kernels"),
+        *("2.1 DeepLabV3 with cross-entropy", "2.2 DeepLabV3 with soft IoU"),
+    ):
         assert f"<h2>{title}</h2>" in html
         assert f"## {title}" in markdown
     for name in ("networks.png", "networks.svg"):
         assert (report / "figures" / name).stat().st_size > 1000
+
+
+def test_segmentation_by_two_losses(report):
+    ce, iou, constant = rows(report / "tables" / "segmentation.csv")
+    assert (ce["report: best mIoU"], iou["report: best mIoU"]) == ("0.72", "0.74")
+    assert constant["loss"] == "(all background)"
+    for row in (ce, iou):
+        assert 0 < float(row["colorseg: best mIoU"]) < 1
+        assert 0 <= float(row["course's score then"]) <= float(row["colorseg: best mIoU"])
+    assert ce["validation loss"] != iou["validation loss"]
+
+
+def test_super_resolution(tmp_path):
+    arguments = ["--task", "super-resolution", "--data", "sample", "--quick", "--dilated"]
+    assert main(["reproduce", *arguments, "--out", str(tmp_path / "report")]) == 0
+    table = {r["method"]: r for r in rows(tmp_path / "report/tables/super-resolution.csv")}
+    assert list(table) == [
+        *("repeated pixels", "bilinear", *published.TITLES.values(), "(the right palette colors)")
+    ]
+    assert table["(the right palette colors)"]["accuracy"] == "100.0 %"
+    sharpness = {name: float(row["PSNR, dB"]) for name, row in table.items()}
+    assert sharpness["repeated pixels"] < sharpness["bilinear"]
+    config = json.loads((tmp_path / "report/runs/unet/config.json").read_text())
+    assert config["task"] == "super-resolution"
+
+
+def test_lossless_pictures_are_reported_apart(tmp_path):
+    train, val = (part.images.permute(0, 2, 3, 1).numpy() for part in load("sample"))
+    file = tmp_path / "horses.npz"
+    np.savez(file, train=train[:40], test=val[:20], exact_test=val[:6])
+    arguments = ["--data", str(file), "--quick", "--no-plain", "--segment", "none"]
+    assert main(["reproduce", *arguments, "--out", str(tmp_path / "report")]) == 0
+    for row in rows(tmp_path / "report/tables/networks.csv"):
+        loss, accuracy = row["6 lossless pictures: loss, accuracy"].split(", ")
+        assert 1 < float(loss) < 5
+        assert accuracy.endswith("%")
+    assert not (tmp_path / "report/tables/segmentation.csv").exists()
 
 
 def test_what_is_finished_is_kept(report, monkeypatch):

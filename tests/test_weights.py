@@ -67,6 +67,18 @@ def test_palette_and_grey_stay_with_the_network(stored, tmp_path):
     assert last.palette.name == "three"
 
 
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+def test_dilation_stays_with_the_network(network, tmp_path):
+    model, path = network(3, 4, 3, dilation=2).eval(), tmp_path / "net.safetensors"
+    save_weights(model, path, PALETTE)
+    loaded, x = network(weights=path).eval(), torch.rand(1, 1, 12, 16)
+    assert loaded.module2[0].dilation == (2, 2)
+    assert torch.equal(loaded(x), model(x))
+    assert loaded(x).shape == (1, 3, 12, 16)
+    with pytest.raises(ValueError, match=r"weights for dilation=2, but dilation=1 was passed"):
+        network(weights=path, dilation=1)
+
+
 def test_plain_state_dict(tmp_path):
     model = small()
     torch.save(model.state_dict(), tmp_path / "net.pth")

@@ -9,9 +9,12 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Index: TypeAlias = int | slice | Sequence[int] | Tensor
+
+COARSE = 4  # pixels that super-resolution sees as one, along each axis
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +62,29 @@ class ImageSet:
         # out= fixes the strides: a size-1 channel dimension may otherwise inherit any
         grey = torch.empty(total.shape, dtype=torch.float32, device=total.device)
         return torch.div(total, 3 * 256, out=grey)
+
+    def coarse(self, index: Index = slice(None)) -> Tensor:
+        """The input of super-resolution: means of 4x4 pixels of value / 256, each repeated 4x4.
+
+        Args:
+            index: as for ``grey``.
+
+        Returns:
+            (n, 3, H, W) float32 in [0, 1).
+
+        Raises:
+            ValueError: height or width is no multiple of 4.
+        """
+        chosen = self.images[index]
+        chosen = chosen[None] if chosen.dim() == 3 else chosen
+        height, width = chosen.shape[2:]
+        if height % COARSE or width % COARSE:
+            raise ValueError(
+                f"super-resolution takes pictures whose sides are multiples of {COARSE}, got "
+                f"{height} x {width}"
+            )
+        means = F.avg_pool2d(chosen.float() / 256, COARSE)
+        return F.interpolate(means, scale_factor=COARSE, mode="nearest")
 
     def subset(self, indices: Index) -> ImageSet:
         """Those images, in that order, under the same name."""

@@ -57,6 +57,7 @@ class ColorNetwork(nn.Module):
         num_filters: channels after the first block.
         num_colors: palette colors, the channels of the result.
         num_in_channels: 1 for grey input.
+        dilation: of the second, the middle convolution.
         weights: ``"horse24"`` for weights that come with the package, trained on CIFAR-10's
             horses; or path of a file written by :func:`colorseg.models.save_weights`, or of a plain
             state dict (.pth).
@@ -76,6 +77,7 @@ class ColorNetwork(nn.Module):
         num_colors: int | None = None,
         num_in_channels: int | None = None,
         *,
+        dilation: int | None = None,
         weights: str | Path | None = None,
     ) -> None:
         super().__init__()
@@ -84,8 +86,15 @@ class ColorNetwork(nn.Module):
             "num_filters": num_filters,
             "num_colors": num_colors,
             "num_in_channels": num_in_channels,
+            "dilation": dilation,
         }
-        defaults = {"kernel": 3, "num_filters": 32, "num_colors": 24, "num_in_channels": 1}
+        defaults = {
+            "kernel": 3,
+            "num_filters": 32,
+            "num_colors": 24,
+            "num_in_channels": 1,
+            "dilation": 1,
+        }
         stored = load_weights(weights, type(self).__name__) if weights is not None else None
         fixed = stored.check_arguments(given) if stored else {}
         arguments = {
@@ -96,12 +105,15 @@ class ColorNetwork(nn.Module):
             arguments["num_in_channels"],
             arguments["num_colors"],
         )
+        self.dilation = arguments["dilation"]
         self._build(*arguments.values())
         if stored:
             self.palette, self.grey = stored.palette, stored.grey
             stored.load_into(self)
 
-    def _build(self, kernel: int, num_filters: int, num_colors: int, num_in_channels: int) -> None:
+    def _build(
+        self, kernel: int, num_filters: int, num_colors: int, num_in_channels: int, dilation: int
+    ) -> None:
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -127,10 +139,12 @@ def _size(name: str, value: Any) -> int:
 class PoolUpsampleNet(ColorNetwork):
     """Max-pools down and upsamples back, both between convolution and batch norm."""
 
-    def _build(self, kernel: int, num_filters: int, num_colors: int, num_in_channels: int) -> None:
+    def _build(
+        self, kernel: int, num_filters: int, num_colors: int, num_in_channels: int, dilation: int
+    ) -> None:
         nf, nc = num_filters, num_colors
         self.module1 = ConvBNReLU(num_in_channels, nf, kernel, resample="maxpool2")
-        self.module2 = ConvBNReLU(nf, 2 * nf, kernel, resample="maxpool2")
+        self.module2 = ConvBNReLU(nf, 2 * nf, kernel, dilation=dilation, resample="maxpool2")
         self.module3 = ConvBNReLU(2 * nf, nf, kernel, resample="upsample2")
         self.module4 = ConvBNReLU(nf, nc, kernel, resample="upsample2")
         self.module_last = SkipConv2d(nc, nc, kernel, **conv_padding(kernel))
@@ -139,10 +153,12 @@ class PoolUpsampleNet(ColorNetwork):
 class ConvTransposeNet(ColorNetwork):
     """Strided convolutions down and transposed convolutions back."""
 
-    def _build(self, kernel: int, num_filters: int, num_colors: int, num_in_channels: int) -> None:
+    def _build(
+        self, kernel: int, num_filters: int, num_colors: int, num_in_channels: int, dilation: int
+    ) -> None:
         nf, nc = num_filters, num_colors
         self.module1 = ConvBNReLU(num_in_channels, nf, kernel, stride=2)
-        self.module2 = ConvBNReLU(nf, 2 * nf, kernel, stride=2)
+        self.module2 = ConvBNReLU(nf, 2 * nf, kernel, stride=2, dilation=dilation)
         self.module3 = ConvBNReLU(2 * nf, nf, kernel, stride=2, transposed=True)
         self.module4 = ConvBNReLU(nf, nc, kernel, stride=2, transposed=True)
         self.module_last = SkipConv2d(nc, nc, kernel, **conv_padding(kernel))
@@ -154,10 +170,12 @@ class UNet(ColorNetwork):
     The decoder's channels come first, the skipped ones behind them: the order of trained weights.
     """
 
-    def _build(self, kernel: int, num_filters: int, num_colors: int, num_in_channels: int) -> None:
+    def _build(
+        self, kernel: int, num_filters: int, num_colors: int, num_in_channels: int, dilation: int
+    ) -> None:
         nf, nc = num_filters, num_colors
         self.module1 = ConvBNReLU(num_in_channels, nf, kernel, stride=2)
-        self.module2 = ConvBNReLU(nf, 2 * nf, kernel, stride=2)
+        self.module2 = ConvBNReLU(nf, 2 * nf, kernel, stride=2, dilation=dilation)
         self.module3 = ConvBNReLU(2 * nf, nf, kernel, stride=2, transposed=True)
         self.module4 = ConvBNReLU(2 * nf, nc, kernel, stride=2, transposed=True)
         self.module_last = SkipConv2d(nc + num_in_channels, nc, kernel, **conv_padding(kernel))

@@ -16,7 +16,7 @@ ARGUMENTS = ("kernel", "num_filters", "num_colors", "num_in_channels")
 
 
 class StoredWeights:
-    """The content of a weights file: tensors, and palette and grey if they are named."""
+    """The content of a weights file: tensors, and palette, grey and dilation if they are named."""
 
     def __init__(
         self,
@@ -24,12 +24,14 @@ class StoredWeights:
         tensors: dict[str, Tensor],
         palette: Palette | None = None,
         grey: str = "mean",
+        dilation: int = 1,
     ) -> None:
         self.path, self.tensors, self.palette, self.grey = path, tensors, palette, grey
+        self.dilation = dilation
 
     def check_arguments(self, given: dict[str, Any]) -> dict[str, int]:
         """The network's arguments as the file has them; ValueError if ``given`` contradicts."""
-        fixed = _arguments_of(self.tensors, self.path)
+        fixed = _arguments_of(self.tensors, self.path) | {"dilation": self.dilation}
         for name, value in given.items():
             if value is not None and value != fixed[name]:
                 raise ValueError(
@@ -105,6 +107,7 @@ def save_weights(
     metadata = {
         "network": type(model).__name__,
         "grey": str(grey or getattr(model, "grey", "mean")),
+        "dilation": str(getattr(model, "dilation", 1)),
     }
     if palette is not None:
         _check_palette(palette, getattr(model, "num_colors", len(palette)), path)
@@ -161,6 +164,7 @@ def _load_safetensors(path: Path, network: str) -> StoredWeights:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+        dilation = int(metadata.get("dilation", 1))
         palette = None
         if "palette" in metadata:
             stored = json.loads(metadata["palette"])
@@ -169,4 +173,4 @@ def _load_safetensors(path: Path, network: str) -> StoredWeights:
         raise ValueError(f"{path} is not a readable colorseg weights file: {error}") from error
     if metadata.get("network", network) != network:
         raise ValueError(f"{path} holds weights of a {metadata['network']}, not of a {network}")
-    return StoredWeights(path, tensors, palette, metadata.get("grey", "mean"))
+    return StoredWeights(path, tensors, palette, metadata.get("grey", "mean"), dilation)

@@ -17,6 +17,19 @@ PUBLIC_RUNS = {
 BATCH_SIZES = {32: 1.11, 64: 1.16, 128: 1.24}
 
 
+class Segmentation(NamedTuple):
+    """What DeepLabV3 on flowers reached with a loss."""
+
+    report: float  # best mIoU, of the two classes
+    public: str  # best thresholded score, of five and two public runs
+
+
+SEGMENTATION = {
+    "ce": Segmentation(0.72, "0.33 to 0.35"),
+    "iou": Segmentation(0.74, "0.31"),
+}
+
+
 class Band(NamedTuple):
     """A validation loss, and how far from it a run may end."""
 

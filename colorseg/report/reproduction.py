@@ -9,12 +9,16 @@ from typing import Any
 import torch
 
 import colorseg
-from colorseg.data import load
+from colorseg.data import ImageSet, load
+from colorseg.data.images import from_pixels
+from colorseg.data.npz import read_lossless
 from colorseg.report.document import Section, save_pages
 from colorseg.report.folder import check_folder, claim
 from colorseg.report.published import bands_of
 from colorseg.report.runs import runs_of, train_missing
 from colorseg.report.sections import build_sections
+from colorseg.report.segmentation import segmentation_of, segmentation_sections
+from colorseg.report.super_resolution import super_resolution_sections
 from colorseg.training import Config
 from colorseg.training.task import usable_device
 
@@ -22,13 +26,18 @@ logger = logging.getLogger(__name__)
 
 PRESETS = ("course-2021", "lightning", "clean")
 QUICK = {"epochs": 1, "num_filters": 8}
+TITLES_OF_TASKS = {
+    "colorize": "Colorizing horses",
+    "super-resolution": "Super-resolution of horses",
+}
 HORSES = "cifar10-horses.npz"  # looked for in a folder that is no CIFAR-10 itself
 
 
 def reproduce(
     data: str = "cifar10", preset: str = "course-2021", out: str | Path = "report", *,
     plain: bool = True, quick: bool = False, force: bool = False, download: bool = False,
-    device: str = "cpu", jobs: int = 1,
+    device: str = "cpu", jobs: int = 1, task: str = "colorize", dilated: bool = False,
+    segment: str | None = None,
 ) -> Path:  # fmt: skip
     """Train all runs of the report that are not finished, and write its pages.
 
@@ -46,6 +55,11 @@ def reproduce(
         download: whether the data may be downloaded.
         device: where to train.
         jobs: runs to train at a time, each with its share of torch's threads.
+        task: ``"colorize"``; or ``"super-resolution"``, where the networks alone are compared with
+            one another and with bilinear interpolation.
+        dilated: train a UNet with a dilated middle, too.
+        segment: pictures with masks for part 2, as ``colorseg.data.load_segmentation`` takes them,
+            or ``"none"``; None takes the daffodils beside the other data, or generated scenes.
 
     Returns:
         The path of ``index.html``.
@@ -56,20 +70,38 @@ def reproduce(
         ValueError: no such preset, or what ``fit`` raises.
     """
     source = source_of(data)
-    base = Config(data=source, device=device, download=download, **settings_of(preset, quick))
-    settings = {"data": source, "preset": preset, "quick": quick}
+    chosen = settings_of(preset, quick)
+    base = Config(data=source, device=device, download=download, task=task, **chosen)
+    settings = {"data": source, "preset": preset, "quick": quick, "task": task}
     folder = Path(out)
     outdated = check_folder(folder, settings, force)
     usable_device(device)
     train, val = load(source, classes=base.classes, download=download)
     claim(folder, settings, outdated)
-    runs = runs_of(base, folder, plain, quick)
+    runs = runs_of(base, folder, plain, quick, dilated)
     train_missing(runs, train, val, jobs)
-    bands = {} if quick else bands_of(train.sha256(), source, base.epochs)
-    sections = [facts(preset, base, train, val), *build_sections(runs, bands, folder)]
-    save_pages("Colorizing horses: the report, reproduced", sections, folder)
+    sections = [facts(preset, base, train, val)]
+    if task == "super-resolution":
+        by_name = {run.name: run for run in runs}
+        sections += super_resolution_sections(by_name, val, folder)
+    else:
+        bands = {} if quick else bands_of(train.sha256(), source, base.epochs)
+        sections += build_sections(runs, bands, folder, _lossless(source))
+        masks = segmentation_of(data, segment)
+        if masks != "none":
+            sections += segmentation_sections(
+                masks, folder, seed=base.seed, device=device, quick=quick, download=download,
+                jobs=jobs,
+            )  # fmt: skip
+    save_pages(f"{TITLES_OF_TASKS[task]}: the report, reproduced", sections, folder)
     logger.info("wrote %s", folder / "index.html")
     return folder / "index.html"
+
+
+def _lossless(source: str) -> ImageSet | None:
+    path = Path(source).expanduser()
+    pixels = read_lossless(path) if path.suffix == ".npz" else None
+    return None if pixels is None else from_pixels(pixels, f"{path.name}/lossless")
 
 
 def source_of(data: str) -> str:

@@ -3,32 +3,34 @@
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import nn
 
-from colorseg.data import ImageSet
 from colorseg.models import NETWORKS
-from colorseg.training import Config, fit
+from colorseg.training import Config, SegmentationConfig, fit
 from colorseg.training.checkpoint import holds_run
 from colorseg.training.color import new_network
-from colorseg.training.history import Epoch, History
+from colorseg.training.history import Epoch, History, SegmentationEpoch
 
 logger = logging.getLogger(__name__)
 
+Make = Callable[[Any], nn.Module]
+
 KERNELS = (4, 5)
 BATCH_SIZES = (32, 64, 128, 256, 512)
+DILATION = 2
 SWEPT = "conv_transpose"  # the network that the report varies
 
 
 class Run(NamedTuple):
-    """A run by its name in the report, with what differs from the preset."""
+    """A run by its name in the report, with its settings."""
 
     name: str
-    config: Config
+    config: Any  # Config or SegmentationConfig
 
     @property
     def folder(self) -> Path:
@@ -37,7 +39,9 @@ class Run(NamedTuple):
 
     def history(self) -> History:
         """The epochs of a finished run."""
-        return History.load_csv(self.folder / "metrics.csv", Epoch)
+        segments = isinstance(self.config, SegmentationConfig)
+        row: Any = SegmentationEpoch if segments else Epoch
+        return History.load_csv(self.folder / "metrics.csv", row)
 
     def is_finished(self) -> bool:
         """Whether all of its epochs and its pictures are there."""
@@ -46,15 +50,19 @@ class Run(NamedTuple):
         return len(self.history()) == self.config.epochs
 
 
-def runs_of(base: Config, folder: Path, plain: bool, quick: bool) -> list[Run]:
+def runs_of(
+    base: Config, folder: Path, plain: bool, quick: bool, dilated: bool = False
+) -> list[Run]:
     """All runs of a report.
 
     Args:
-        base: the settings that they share.
+        base: the settings that they share; of super-resolution only the networks are compared.
         folder: of the report.
         plain: whether every network is trained in plain torch, too.
         quick: one of each kind, to try things out.
+        dilated: whether a UNet with a dilated middle is trained, too.
     """
+    colorizes = base.task == "colorize"
 
     def run(name: str, **changes: object) -> Run:
         out = str(folder / "runs" / name)
@@ -63,8 +71,12 @@ def runs_of(base: Config, folder: Path, plain: bool, quick: bool) -> list[Run]:
     def all_runs() -> Iterator[Run]:
         for network in NETWORKS:
             yield run(network, network=network)
-            if plain:
+            if plain and colorizes:
                 yield run(f"{network}-plain", network=network, reference=True)
+        if dilated:
+            yield run("unet-dilated", network="unet", dilation=DILATION)
+        if not colorizes:
+            return
         for kernel in KERNELS[-1:] if quick else KERNELS:
             yield run(f"kernel-{kernel}", network=SWEPT, kernel=kernel)
         for size in BATCH_SIZES[:1] if quick else BATCH_SIZES:
@@ -73,37 +85,42 @@ def runs_of(base: Config, folder: Path, plain: bool, quick: bool) -> list[Run]:
     return list(all_runs())
 
 
-def train_missing(runs: list[Run], train: ImageSet, val: ImageSet, jobs: int = 1) -> None:
-    """Train what is not finished, going on where a run stopped; ``jobs`` runs at a time, each in a
-    process of its own with its share of the threads.
+def train_missing(
+    runs: list[Run], train: Any, val: Any, jobs: int = 1, make: Make = new_network
+) -> None:
+    """Train what is not finished, going on where a run stopped.
+
+    Args:
+        runs: what there should be.
+        train: the pictures to learn from.
+        val: those to validate on.
+        jobs: runs at a time, each in a process of its own with its share of the threads.
+        make: the untrained network of a run's settings.
     """
     missing = [run for run in runs if not run.is_finished()]
     if len(missing) < len(runs):
         logger.info("%d of %d runs are there already", len(runs) - len(missing), len(runs))
     if jobs > 1 and len(missing) > 1:
-        _train_side_by_side(missing, train, val, min(jobs, len(missing)))
+        _train_side_by_side(missing, train, val, min(jobs, len(missing)), make)
         return
     for number, run in enumerate(missing, 1):
         logger.info("run %d of %d: %s", number, len(missing), run.name)
-        _train(run.config, train, val)
+        _train(run.config, train, val, make)
 
 
-def _train(config: Config, train: ImageSet, val: ImageSet) -> None:
+def _train(config: Any, train: Any, val: Any, make: Make) -> None:
     config = dataclasses.replace(config, resume=holds_run(config.out))
-    fit(new_network(config), train, val, config)
+    fit(make(config), train, val, config)
 
 
-def _train_side_by_side(runs: list[Run], train: ImageSet, val: ImageSet, jobs: int) -> None:
+def _train_side_by_side(runs: list[Run], train: Any, val: Any, jobs: int, make: Make) -> None:
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from multiprocessing import get_context
 
     from tqdm import tqdm
 
-    shared = (train.images, train.name, val.images, val.name)
-    threads = max(1, torch.get_num_threads() // jobs)
-    with ProcessPoolExecutor(
-        jobs, get_context("spawn"), _begin_worker, (threads, *shared)
-    ) as workers:
+    shared = (max(1, torch.get_num_threads() // jobs), train, val, make)
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker, shared) as workers:
         started = {workers.submit(_train_in_worker, run.config): run for run in runs}
         try:
             for done in tqdm(
@@ -116,14 +133,14 @@ def _train_side_by_side(runs: list[Run], train: ImageSet, val: ImageSet, jobs: i
             raise
 
 
-_worker_sets: list[ImageSet] = []
+_shared: list[Any] = []  # of a worker, by all of its runs
 
 
-def _begin_worker(threads: int, train: Tensor, name: str, val: Tensor, val_name: str) -> None:
+def _begin_worker(threads: int, *shared: Any) -> None:
     os.environ["TQDM_DISABLE"] = "1"  # the parent has a bar for all
     torch.set_num_threads(threads)
-    _worker_sets[:] = [ImageSet(train, name), ImageSet(val, val_name)]
+    _shared[:] = shared
 
 
-def _train_in_worker(config: Config) -> None:
-    _train(config, *_worker_sets)
+def _train_in_worker(config: Any) -> None:
+    _train(config, *_shared)

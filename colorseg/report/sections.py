@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from colorseg.data import ImageSet
 from colorseg.models import NETWORKS, summary
 from colorseg.nn import ConvBNReLU
 from colorseg.nn.padding import conv_padding
@@ -12,6 +13,7 @@ from colorseg.report.document import Picture, Section, Table
 from colorseg.report.figures import save_batch_sizes, save_networks
 from colorseg.report.published import BATCH_SIZES, EPOCHS, PUBLIC_RUNS, REPORT, TITLES, Band
 from colorseg.report.runs import KERNELS, SWEPT, Run
+from colorseg.training import evaluate
 from colorseg.training.history import Epoch, History
 
 KERNELS_SHOWN = (3, 4, 5, 6, 7)
@@ -22,15 +24,22 @@ QUESTIONS = {  # of each network in the report
 }
 
 
-def build_sections(runs: Sequence[Run], bands: Mapping[str, Band], folder: Path) -> list[Section]:
-    """All sections; figures over several runs are saved in ``folder``."""
+def build_sections(
+    runs: Sequence[Run], bands: Mapping[str, Band], folder: Path, lossless: ImageSet | None = None
+) -> list[Section]:
+    """All sections; figures over several runs are saved in ``folder``.
+
+    lossless: validation pictures of which the original pixels are at hand.
+    """
     by_name = {run.name: run for run in runs}
     histories = {name: run.history() for name, run in by_name.items()}
-    sections = [_networks(by_name, histories, bands, folder)]
+    sections = [_networks(by_name, histories, bands, folder, lossless)]
     for network, title in QUESTIONS.items():
         sections.append(_network(title, network, by_name[network]))
     sections.append(_sizes(by_name["unet"].config.num_filters))
     sections.append(_padding())
+    if "unet-dilated" in by_name:
+        sections.append(_dilated(by_name["unet-dilated"], histories))
     sections.append(_kernels(histories))
     sections.append(_batch_sizes(histories, folder))
     return sections
@@ -38,12 +47,13 @@ def build_sections(runs: Sequence[Run], bands: Mapping[str, Band], folder: Path)
 
 def _networks(
     runs: Mapping[str, Run], histories: Mapping[str, History], bands: Mapping[str, Band],
-    folder: Path,
+    folder: Path, lossless: ImageSet | None,
 ) -> Section:  # fmt: skip
     epochs = len(histories["unet"])
     heading = [
         "network", "report: loss", "public runs: loss, accuracy", "colorseg: loss, accuracy",
         "plain torch: loss, accuracy", "difference of losses", "band", "within",
+        *([] if lossless is None else [f"{len(lossless)} lossless pictures: loss, accuracy"]),
     ]  # fmt: skip
     rows = []
     for network in NETWORKS:
@@ -59,6 +69,7 @@ def _networks(
             f"{last.val_loss - plain.epochs[-1].val_loss:+.4f}" if plain else "",
             str(band) if band else "none for these data",
             "" if band is None else "yes" if last.val_loss in band else "no",
+            *([] if lossless is None else [_measured(runs[network], lossless)]),
         ])  # fmt: skip
     networks = {TITLES[name]: histories[name] for name in NETWORKS}
     picture = save_networks(networks, folder / "figures" / "networks.png")
@@ -71,6 +82,28 @@ def _networks(
             "CIFAR-10 horses; a band is where runs on the same pictures end.",
             Table("networks", heading, rows),
             Picture(picture, "Losses and accuracies of the three networks."),
+        ],
+    )
+
+
+def _measured(run: Run, pictures: ImageSet) -> str:
+    model = NETWORKS[run.config.network](weights=run.folder / "model.safetensors")
+    found = evaluate(model, pictures)
+    return f"{found['loss']:.4f}, {100 * found['accuracy']:.1f} %"
+
+
+def _dilated(run: Run, histories: Mapping[str, History]) -> Section:
+    rows = [
+        [str(dilation), _result(histories[name].epochs[-1])]
+        for name, dilation in (("unet", 1), (run.name, run.config.dilation))
+    ]
+    return Section(
+        "UNet with a dilated middle",
+        [
+            "The second convolution reads every other pixel of its map, as in the assignment's "
+            "DilatedUNet.",
+            Table("dilated", ["dilation", "validation loss, accuracy"], rows),
+            Picture(run.folder / "samples.png", "Dilated UNet: input, truth and prediction."),
         ],
     )
 

@@ -1,4 +1,4 @@
-"""Pictures to colorize as a classification task: grey pictures in, palette colors out."""
+"""Pictures to color as a classification task: grey or coarse pictures in, palette colors out."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -55,6 +55,7 @@ class ColorTask:
         self.targets = self._pictures.images if labels is None else labels
         self._operator = reference.color_cross_entropy if plain else ops.color_cross_entropy
         self._colors = palette.colors.to(device) if labels is None else None
+        self._coarse = config.task == "super-resolution"
         self._flips = config.flips
         self._options: dict[str, Any] = {
             "label_smoothing": config.label_smoothing,
@@ -75,11 +76,11 @@ class ColorTask:
 
     def loss(self, model: nn.Module, index: Tensor) -> Tensor:
         """Mean cross-entropy, as the settings change it."""
-        grey, targets = self._batch(index)
+        inputs, targets = self._batch(index)
         if self._flips:
             mirrored = torch.rand(len(index), device=self.device) < 0.5
-            grey, targets = _flipped(grey, mirrored), _flipped(targets, mirrored)
-        loss: Any = self._operator(model(grey), targets, self._colors, **self._options)
+            inputs, targets = _flipped(inputs, mirrored), _flipped(targets, mirrored)
+        loss: Any = self._operator(model(inputs), targets, self._colors, **self._options)
         return loss
 
     def measure(self, model: nn.Module, batch_size: int) -> dict[str, float]:
@@ -87,8 +88,8 @@ class ColorTask:
         loss, correct, pixels = 0.0, 0, 0
         with torch.no_grad(), eval_mode(model):
             for index in torch.arange(len(self)).split(batch_size):
-                grey, targets = self._batch(index)
-                stats: Any = self._operator(model(grey), targets, self._colors, return_stats=True)
+                inputs, targets = self._batch(index)
+                stats: Any = self._operator(model(inputs), targets, self._colors, return_stats=True)
                 mean, _, right, valid = stats
                 loss += mean.item() * valid.item()  # weighted, because the last batch is smaller
                 correct += right.item()
@@ -96,11 +97,11 @@ class ColorTask:
         return {"loss": loss / pixels, "accuracy": correct / pixels, "pixels": pixels}
 
     def pictures(self, model: nn.Module, index: Tensor) -> list[Tensor]:
-        """Grey pictures, palette colors, and predicted ones."""
-        grey, _ = self._batch(index)
+        """What the network sees, palette colors, and predicted ones."""
+        inputs, _ = self._batch(index)
         with torch.no_grad(), eval_mode(model):
-            predicted = model(grey).argmax(1).cpu()
-        shown = (grey.cpu() * 256).round().to(torch.uint8).expand(-1, 3, -1, -1)
+            predicted = model(inputs).argmax(1).cpu()
+        shown = (inputs.cpu() * 256).round().to(torch.uint8).expand(-1, 3, -1, -1)
         truth = self.palette.quantize(self.images.images[index])
         return [shown, self.palette.decode(truth), self.palette.decode(predicted)]
 
@@ -110,8 +111,10 @@ class ColorTask:
         save_weights(network, path, self.palette)
 
     def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Grey pictures ``(n, 1, H, W)`` and their targets, on the device."""
-        return self._pictures.grey(index), self.targets[index]
+        """Grey pictures ``(n, 1, H, W)``, or coarse ones ``(n, 3, H, W)``, and their targets."""
+        pictures = self._pictures
+        inputs = pictures.coarse(index) if self._coarse else pictures.grey(index)
+        return inputs, self.targets[index]
 
 
 def _flipped(pictures: Tensor, mirrored: Tensor) -> Tensor:
@@ -136,7 +139,10 @@ def new_network(config: Config) -> ColorNetwork:
     """The untrained network that a run's settings describe, with weights by its seed."""
     seed_everything(config.seed)
     palette = config.choose_palette()
-    model = NETWORKS[config.network](config.kernel, config.num_filters, len(palette))
+    channels = 3 if config.task == "super-resolution" else 1
+    model = NETWORKS[config.network](
+        config.kernel, config.num_filters, len(palette), channels, dilation=config.dilation
+    )
     model.palette = palette
     return model
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from colorseg.training.checkpoint import holds_run
-from colorseg.training.config import OPTIMIZERS, SCHEDULES, Config
+from colorseg.training.config import OPTIMIZERS, SCHEDULES, TASKS, Config
 from colorseg.training.history import Epoch, History
 
 logger = logging.getLogger(__name__)
@@ -91,6 +91,8 @@ def build_parser(network: str) -> argparse.ArgumentParser:
     add("--reference", "plain torch instead of the fused operators", action="store_true")
     add("--kernel", "side of the convolutions", type=int, metavar="N")
     add("--num-filters", "filters of the first convolution", type=int, metavar="N")
+    add("--dilation", "of the second convolution", type=int, metavar="N")
+    add("--task", "what the network sees: grey pictures, or coarse ones", choices=TASKS)
     add("--palette", "horse24, sample24, a file, or auto for the one of the data", metavar="NAME")
     parser.add_argument(
         "--fixed-batches",

@@ -13,6 +13,7 @@ from colorseg.palette import Palette
 SCHEDULES = ("constant", "poly")
 NETWORKS = ("pool_upsample", "conv_transpose", "unet", "own")
 OPTIMIZERS = ("adam", "adamw")
+TASKS = ("colorize", "super-resolution")
 LOSSES = ("ce", "iou", "sum")
 
 
@@ -153,6 +154,9 @@ class Config(RunConfig):
         network: a key of ``colorseg.models.NETWORKS``, or ``"own"`` for a network of yours.
         kernel: side of the convolutions.
         num_filters: filters of the first convolution.
+        dilation: of the second convolution.
+        task: what the network sees: ``"colorize"``, the grey picture, or ``"super-resolution"``,
+            the colored one at a quarter of its height and width.
         palette: a name or path that ``Palette.named`` takes; ``"auto"`` is sample24 for the
             embedded sample and horse24 for everything else.
         classes: CIFAR-10 classes to use, by name or number; None for all.
@@ -169,6 +173,8 @@ class Config(RunConfig):
     network: str = "unet"
     kernel: int = 3
     num_filters: int = 32
+    dilation: int = 1
+    task: str = "colorize"
     palette: str = "auto"
     classes: tuple[str | int, ...] | None = ("horse",)
     flips: bool = False
@@ -181,6 +187,8 @@ class Config(RunConfig):
         "network",
         "kernel",
         "num_filters",
+        "dilation",
+        "task",
         *RunConfig.fixed,
         "palette",
         "flips",
@@ -197,7 +205,8 @@ class Config(RunConfig):
             object.__setattr__(self, "classes", names)
             self._require("classes", bool(names), "at least one class, or None for all")
         self._one_of("network", NETWORKS)
-        for name in ("kernel", "num_filters"):
+        self._one_of("task", TASKS)
+        for name in ("kernel", "num_filters", "dilation"):
             self._integer(name, 1, None)
         self._integer("soft_neighbors", 0, None)
         self._require("flips", isinstance(self.flips, bool), "true or false")

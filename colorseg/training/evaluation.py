@@ -5,6 +5,7 @@ from torch import nn
 from colorseg.data import ImageSet, SegmentationSet
 from colorseg.palette import Palette
 from colorseg.training.color import ColorTask, palette_of
+from colorseg.training.config import Config
 from colorseg.training.segmentation import SegmentationTask
 from colorseg.training.task import Task, usable_device
 
@@ -16,6 +17,7 @@ def evaluate(
     batch_size: int = 500,
     device: str = "cpu",
     reference: bool = False,
+    task: str = "colorize",
 ) -> dict[str, float]:
     """Measure a network on all pictures of a set, in eval mode and without gradients.
 
@@ -29,6 +31,7 @@ def evaluate(
         batch_size: pictures at a time; the result depends on it only by rounding.
         device: where to compute.
         reference: take the plain loss, as ``Config.reference`` does.
+        task: what a network on an ``ImageSet`` sees, see ``Config``.
 
     Returns:
         ``loss``: cross-entropy, mean over all pixels (of a ``SegmentationSet`` over its batches);
@@ -40,10 +43,10 @@ def evaluate(
         ValueError: the set is empty, or the device cannot be used.
     """
     place = usable_device(device)
-    task: Task
+    measured: Task
     if isinstance(data, SegmentationSet):
-        task = SegmentationTask(data, place, plain=reference)
+        measured = SegmentationTask(data, place, plain=reference)
     else:
         palette = palette_of(model) if palette is None else palette
-        task = ColorTask(data, palette, place, reference)
-    return task.measure(model.to(place), batch_size)
+        measured = ColorTask(data, palette, place, reference, Config(task=task))
+    return measured.measure(model.to(place), batch_size)

@@ -117,8 +117,13 @@ def _tasks(
     changed = config if isinstance(config, Config) else None
     return (
         ColorTask(train, palette, device, plain, changed),
-        ColorTask(val, palette, device, plain),
+        ColorTask(val, palette, device, plain, _measured(changed)),
     )
+
+
+def _measured(config: Config | None) -> Config | None:
+    """The settings that change what is measured, too."""
+    return None if config is None else Config(task=config.task)
 
 
 def _facts(train: Task, val: Task) -> dict[str, Any]:
