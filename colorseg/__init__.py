@@ -17,15 +17,18 @@ _MODULES = (
     "nn",
     "ops",
     "palette",
+    "photos",
     "reference",
     "report",
     "training",
 )
 _FUNCTIONS = {
     "build_info": "colorseg._extension",
+    "colorize": "colorseg.photos",
     "freeze": "colorseg.nn",
     "fuse": "colorseg.nn",
     "optimize_for_inference": "colorseg.inference",
+    "segment": "colorseg.photos",
     "unfuse": "colorseg.nn",
 }
 

@@ -145,7 +145,15 @@ def imports(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-LAYERS = ["ops", "nn", "models", "training", "cli"]  # each may import what stands before it
+LAYERS = [
+    "ops",
+    "nn",
+    "models",
+    "training",
+    "photos",
+    "report",
+    "cli",
+]  # each may import what stands before it
 
 
 def imported_layers(path):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from colorseg.models.weights import load_weights
+from colorseg.models.weights import load_weights, metadata_of
 from colorseg.nn import ConvBNReLU, SkipConv2d
 from colorseg.nn.chain import Link, run_chain
 from colorseg.nn.padding import conv_padding
@@ -189,6 +189,22 @@ class UNet(ColorNetwork):
             Link(self.module4, 3, skip=1),
             Link(self.module_last, 4, skip=0),
         ]
+
+
+def load_network(weights: str | Path) -> ColorNetwork:
+    """The network of a weights file, in eval mode: a UNet unless the file says otherwise.
+
+    Args:
+        weights: as for a network.
+
+    Raises:
+        FileNotFoundError, ValueError: as for a network.
+    """
+    name = metadata_of(weights).get("network", UNet.__name__)
+    known = {network.__name__: network for network in NETWORKS.values()}
+    if name not in known:
+        raise ValueError(f"{weights} holds the weights of a {name}, of none of {', '.join(known)}")
+    return known[name](weights=weights).eval()
 
 
 NETWORKS: dict[str, type[ColorNetwork]] = {

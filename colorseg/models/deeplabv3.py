@@ -1,5 +1,6 @@
 """DeepLabV3: a dilated ResNet, pooling at several rates, and a head; torchvision's network."""
 
+import json
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from colorseg.models.pretrained import load_pretrained
+from colorseg.models.pretrained import backbone_of, load_pretrained
 from colorseg.models.resnet import RESNETS, Backbone
+from colorseg.models.weights import load_weights, metadata_of
 from colorseg.nn import fuse
 from colorseg.ops._registration import memory_format
 
@@ -62,6 +64,27 @@ def deeplabv3(
     return fuse(model)
 
 
+def load_segmenter(weights: str | Path) -> "DeepLabV3":
+    """The DeepLabV3 of a weights file as ``colorseg.training.fit`` writes them, in eval mode.
+
+    Its ``classes`` are the names that the file gives.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or of another network.
+    """
+    stored = load_weights(weights, "DeepLabV3")
+    facts = metadata_of(weights)
+    backbone = backbone_of(stored)
+    stride = int(facts.get("output_stride", 16))
+    classes = len(stored.tensors["classifier.4.bias"])
+    aux = "aux_classifier.4.bias" in stored.tensors
+    model = deeplabv3(backbone, classes, output_stride=stride, aux=aux, weights=weights).eval()
+    if "classes" in facts:
+        model.classes = tuple(json.loads(facts["classes"]))
+    return model
+
+
 class DeepLabV3(nn.Module):
     """The network that :func:`deeplabv3` makes; arguments are explained there.
 
@@ -71,6 +94,8 @@ class DeepLabV3(nn.Module):
 
     def __init__(self, backbone: str, num_classes: int, output_stride: int, aux: bool) -> None:
         super().__init__()
+        self.output_stride = output_stride
+        self.classes: tuple[str, ...] | None = None  # names, where a weights file says so
         architecture = RESNETS[backbone]
         layers = {"layer4": "out"} | ({"layer3": "aux"} if aux else {})
         self.backbone = Backbone(backbone, output_stride, layers)

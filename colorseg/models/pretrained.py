@@ -50,12 +50,7 @@ def load_pretrained(model: nn.Module, weights: str | Path, backbone: str) -> Non
 
 def check_architecture(stored: StoredWeights, backbone: str) -> None:
     """ValueError, with what to do, unless the tensors are of a DeepLabV3 with that backbone."""
-    found = _backbone_of(stored)
-    if found is None:
-        raise ValueError(
-            f"{stored.path} does not hold the weights of a DeepLabV3 with a ResNet: it has no "
-            "backbone.layer1.0.conv1.weight or no classifier.4.weight"
-        )
+    found = backbone_of(stored)
     if found != backbone:
         raise ValueError(
             f"{stored.path} holds the weights of a DeepLabV3 with {found}, not with {backbone}; "
@@ -63,11 +58,14 @@ def check_architecture(stored: StoredWeights, backbone: str) -> None:
         )
 
 
-def _backbone_of(stored: StoredWeights) -> str | None:
-    """Name of the ResNet that layer3 has the blocks of, or None if it is another network."""
+def backbone_of(stored: StoredWeights) -> str:
+    """Name of the ResNet whose blocks the layers have; ValueError if it is another network."""
     keys = stored.tensors.keys()
     if not {"backbone.layer1.0.conv1.weight", "classifier.4.weight", "classifier.4.bias"} <= keys:
-        return None
+        raise ValueError(
+            f"{stored.path} does not hold the weights of a DeepLabV3 with a ResNet: it has no "
+            "backbone.layer1.0.conv1.weight or no classifier.4.weight"
+        )
     deep = "backbone.layer1.0.conv3.weight" in keys
     counts = tuple(
         len({k.split(".")[2] for k in keys if k.startswith(f"backbone.layer{i}.")})

@@ -145,6 +145,17 @@ def load_weights(path: str | Path, network: str) -> StoredWeights:
         ) from error
 
 
+def metadata_of(path: str | Path) -> dict[str, str]:
+    """All that a .safetensors file says of itself; nothing of other files."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(Path(path), "pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError):
+        return {}  # load_weights says what is wrong with it
+
+
 def _shipped(name: str, network: str) -> Path:
     return Path(
         str(resources.files("colorseg.models") / "weights" / f"{name}-{network}.safetensors")

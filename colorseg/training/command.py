@@ -16,13 +16,13 @@ from colorseg.training.history import Epoch, History
 logger = logging.getLogger(__name__)
 
 
-def main(network: str, argv: Sequence[str] | None = None) -> int:
-    """Train one of the networks as the command line says.
+def main(network: str, argv: Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Train one of the networks as the command line says; ``prog`` is what its help calls it.
 
     Returns:
         The exit code: 0, 2 after a mistake of the user (one sentence on stderr), 130 after Ctrl-C.
     """
-    options = vars(build_parser(network).parse_args(argv))
+    options = vars(build_parser(network, prog).parse_args(argv))
     return guarded(lambda: _train(network, options), "use a smaller --batch-size or --num-filters")
 
 
@@ -47,10 +47,11 @@ def guarded(work: Callable[[], None], if_memory_is_short: str) -> int:
     return 0
 
 
-def build_parser(network: str) -> argparse.ArgumentParser:
+def build_parser(network: str, prog: str | None = None) -> argparse.ArgumentParser:
     """The flags of a training command; those not given are missing in the result."""
     known = Config(network=network)
     parser = argparse.ArgumentParser(
+        prog=prog,
         description=f"Train the {network} network to colorize grey pictures.",
         argument_default=argparse.SUPPRESS,  # so that --resume can tell them from the defaults
     )
@@ -60,6 +61,7 @@ def build_parser(network: str) -> argparse.ArgumentParser:
         shown = "" if default in (None, False) else f" (default: {_words(default)})"
         parser.add_argument(flag, help=help + shown, **settings)
 
+    parser.add_argument("--config", metavar="TOML", help="settings; flags given go over them")
     add("--data", "the pictures: sample, cifar10, or a path", metavar="PATH|cifar10|sample")
     add("--classes", "CIFAR-10 classes to use, or all", nargs="+", metavar="NAME")
     add("--download", "allow to download the pictures", action="store_true")
@@ -132,7 +134,10 @@ def _config(network: str, options: dict[str, Any]) -> Config:
     saved = Path(out) / "config.json"
     if options.get("classes") == ["all"]:
         options["classes"] = None
-    base = Config.load(saved) if resume and saved.exists() else Config()
+    file = options.pop("config", None)
+    base = Config.from_toml(file) if file is not None else Config()
+    if resume and saved.exists():
+        base = Config.load(saved)
     return dataclasses.replace(base, **options | {"network": network, "out": out, "resume": resume})
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -122,6 +123,29 @@ class RunConfig:
             raise ValueError(
                 f"{path} holds no training settings ({error}); correct or delete it"
             ) from None
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Self:
+        """Read settings from a TOML file of ``name = value`` lines; others get their default.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it is no TOML, names a setting that is not there, or a value is wrong.
+        """
+        try:
+            settings = tomllib.loads(Path(path).read_text())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is no TOML file: {error}") from None
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(settings.keys() - set(known))
+        if unknown:
+            raise ValueError(
+                f"{path} has the unknown setting {unknown[0]}; known are {', '.join(known)}"
+            )
+        try:
+            return cls(**settings)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
     def _check_device(self) -> None:
         import torch

@@ -109,6 +109,8 @@ class SegmentationTask:
         from safetensors.torch import save
 
         metadata = {"network": type(model).__name__, "classes": json.dumps(self.data.classes)}
+        if hasattr(model, "output_stride"):
+            metadata["output_stride"] = str(model.output_stride)
         tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
         write_atomically(path, save(tensors, metadata))
 

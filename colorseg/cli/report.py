@@ -1,0 +1,37 @@
+"""``colorseg reproduce``."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from colorseg.cli.report_options import add_options
+
+
+def add_commands(commands: Any) -> None:
+    """Add the command to the parser's."""
+    pages = commands.add_parser("reproduce", help="the whole report, beside what was published")
+    add_options(pages).set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train what the report needs and write its pages."""
+    import logging
+
+    from colorseg import report
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    options = {name: value for name, value in vars(args).items() if name != "run"}
+    work: Callable[..., object] = report.reproduce
+    if options.pop("experiments"):
+        work = report.experiments
+        for name in ("preset", "plain", "task", "dilated", "segment"):
+            del options[name]
+    if options["out"] is None:
+        del options["out"]
+    try:
+        print(work(**options))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0

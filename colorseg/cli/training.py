@@ -1,0 +1,81 @@
+"""``colorseg train`` and ``colorseg evaluate``."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+NETWORKS = ("pool_upsample", "conv_transpose", "unet")
+TASKS = ("colorize", "super-resolution")
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands to the parser's."""
+    training = commands.add_parser(
+        "train",
+        help="train a network to colorize",
+        usage=f"colorseg train {{{','.join(NETWORKS)}}} [flags]",
+        description="Train a network; 'colorseg train unet --help' lists the flags.",
+    )
+    training.add_argument("network", choices=NETWORKS)
+    training.add_argument("flags", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    training.set_defaults(run=train)
+
+    measuring = commands.add_parser("evaluate", help="measure the weights of a network on pictures")
+    add = measuring.add_argument
+    add("weights", metavar="NAME|FILE", help="horse24, or a .safetensors or .pth file")
+    add("--data", metavar="PATH", help="pictures, as for training (default: sample, or scenes)")
+    add("--classes", nargs="+", metavar="NAME", help="CIFAR-10 classes (default: horse), or all")
+    add("--task", choices=TASKS, default="colorize", help="what the network sees")
+    add("--image-size", type=int, default=96, metavar="N", help="of pictures with masks")
+    add("--batch-size", type=int, default=100, metavar="N")
+    add("--device", default="cpu", metavar="NAME", help="where to compute, as torch names it")
+    add("--json", action="store_true", help="as one JSON object")
+    measuring.set_defaults(run=evaluate)
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train, with the flags of that network."""
+    from colorseg.training.command import main
+
+    return main(args.network, args.flags, prog=f"colorseg train {args.network}")
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Print loss, accuracy and what else is known of the validation pictures."""
+    import json
+
+    from colorseg.models.weights import metadata_of
+
+    segments = metadata_of(args.weights).get("network") == "DeepLabV3"
+    work: Callable[[argparse.Namespace], dict[str, float]] = _segmenter if segments else _colorizer
+    figures = work(args)
+    if args.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        for name, value in figures.items():
+            print(f"{name}: {value:,}" if isinstance(value, int) else f"{name}: {value:.4f}")
+    return 0
+
+
+def _colorizer(args: argparse.Namespace) -> dict[str, float]:
+    from colorseg.data import load
+    from colorseg.models import load_network
+    from colorseg.training import evaluate as measure
+
+    model = load_network(args.weights)
+    classes = None if args.classes == ["all"] else tuple(args.classes or ("horse",))
+    _, val = load(args.data or "sample", classes=classes)
+    print(f"{val.name}, {len(val)} pictures", file=sys.stderr)
+    return measure(model, val, None, args.batch_size, args.device, task=args.task)
+
+
+def _segmenter(args: argparse.Namespace) -> dict[str, float]:
+    from colorseg.data import load_segmentation
+    from colorseg.models import load_segmenter
+    from colorseg.training import evaluate as measure
+
+    model = load_segmenter(args.weights)
+    _, val = load_segmentation(args.data or "scenes", image_size=args.image_size)
+    print(f"{val.name}, {len(val)} pictures", file=sys.stderr)
+    return measure(model, val, None, args.batch_size, args.device)

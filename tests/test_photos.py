@@ -1,0 +1,361 @@
+"""``colorseg.photos``: photographs of any kind, colored and segmented."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+from torch import nn
+
+import colorseg
+from colorseg.models import (
+    ConvTransposeNet,
+    UNet,
+    deeplabv3,
+    load_network,
+    load_segmenter,
+    save_weights,
+)
+from colorseg.palette import Palette
+from colorseg.photos import overlay, read_photo, save_picture, segment_labels
+from colorseg.photos.chroma import Enlarged, chroma, join, luma
+from colorseg.photos.colorizing import decoded
+
+GREEN = Palette(torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.5, 0.5]]), "green")
+
+
+class Constant(nn.Module):
+    """Sees the first color everywhere."""
+
+    def __init__(self, palette=GREEN):
+        super().__init__()
+        self.palette = palette
+
+    def forward(self, grey):
+        self.seen = grey
+        logits = torch.zeros(len(grey), len(self.palette), *grey.shape[2:])
+        logits[:, 0] = 20
+        return logits
+
+
+def noise(height=90, width=130, channels=3):
+    values = np.random.RandomState(0).randint(0, 256, (height, width, channels), dtype=np.uint8)
+    return values if channels > 1 else values[..., 0]
+
+
+def encoded(image, kind="PNG", **options):
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return Image.open(io.BytesIO(content.getvalue()))
+
+
+class TestColorize:
+    @pytest.mark.parametrize("size", [(90, 130), (5, 400), (1, 1), (64, 64), (3, 2)])
+    def test_size_and_luma_stay(self, size):
+        pixels = noise(*size)
+        result = colorseg.colorize(pixels, Constant())
+        assert result.mode == "RGB"
+        assert result.size == size[::-1]
+        before, after = (
+            luma(torch.from_numpy(np.array(p)).permute(2, 0, 1).float()) for p in (pixels, result)
+        )
+        assert (before - after).abs().max() < 1.5  # bytes are rounded
+
+    def test_color_is_that_of_the_palette(self):
+        grey = np.full((40, 40), int(255 * luma(GREEN.colors[0][:, None, None])), np.uint8)
+        result = np.array(colorseg.colorize(grey, Constant()))
+        want = (GREEN.colors[0] * 255).numpy()
+        assert np.abs(result - want).max() <= 2
+
+    def test_vividness(self):
+        grey = np.full((40, 40), 128, np.uint8)
+        none = np.array(colorseg.colorize(grey, Constant(), vividness=0))
+        assert (none == 128).all()
+        spread = [
+            np.ptp(np.array(colorseg.colorize(grey, Constant(), vividness=v))) for v in (0.5, 1)
+        ]
+        assert spread[0] < spread[1]
+
+    def test_colors_of_the_photograph_are_not_looked_at(self):
+        pixels = noise()
+        grey = pixels.astype(np.int64).sum(2, keepdims=True) // 3
+        network = Constant()
+        colorseg.colorize(np.repeat(grey, 3, 2).astype(np.uint8), network, side=32)
+        plain = network.seen
+        colorseg.colorize(pixels, network, side=32)
+        assert (network.seen - plain).abs().max() < 2 / 256
+
+    def test_the_network_sees_a_small_picture(self):
+        network = Constant()
+        colorseg.colorize(noise(400, 600), network, side=32)
+        assert network.seen.shape == (1, 1, 32, 48)
+        colorseg.colorize(noise(20, 30), network)
+        assert network.seen.shape == (1, 1, 20, 30)
+
+    def test_transparency_stays(self):
+        pixels = noise(channels=4)
+        result = colorseg.colorize(pixels, Constant())
+        assert result.mode == "RGBA"
+        assert np.array_equal(np.array(result)[..., 3], pixels[..., 3])
+
+    def test_shipped_weights_by_name(self):
+        result = np.array(colorseg.colorize(noise())).astype(int)
+        assert np.ptp(result, axis=2).max() > 3  # not grey
+
+    def test_training_mode_and_statistics_stay(self):
+        model = UNet(num_filters=4).train()
+        before = {k: v.clone() for k, v in model.state_dict().items()}
+        colorseg.colorize(noise(), model)
+        assert model.training
+        assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"decode": "best"}, "decode must be one of argmax, mean, annealed"),
+            ({"temperature": 0}, "temperature must be above 0"),
+            ({"vividness": -1}, r"vividness must be in 0 .. 10"),
+            ({"side": 4}, "side must be at least 8"),
+            ({"max_pixels": 100}, "more than the 100 allowed"),
+            ({"model": UNet(num_in_channels=3)}, "this one takes 3"),
+            ({"model": Constant(Palette.horse24())}, None),
+        ],
+    )
+    def test_mistakes(self, options, message):
+        if message is None:
+            colorseg.colorize(noise(), **options)
+            return
+        with pytest.raises(ValueError, match=message):
+            colorseg.colorize(noise(), **options)
+
+
+def test_decodings():
+    logits = torch.tensor([2.0, 1.0])[:, None, None]
+    share = logits[:, 0, 0].softmax(0)
+    first, second = GREEN.colors
+    assert torch.equal(decoded(logits, GREEN, "argmax", 1)[:, 0, 0], first)
+    mean = decoded(logits, GREEN, "mean", 0.38)[:, 0, 0]
+    assert torch.allclose(mean, share[0] * first + share[1] * second)
+    sharp = (logits[:, 0, 0] / 0.38).softmax(0)
+    annealed = decoded(logits, GREEN, "annealed", 0.38)[:, 0, 0]
+    assert torch.allclose(annealed, sharp[0] * first + sharp[1] * second)
+
+
+def test_luma_and_chroma_join_to_the_picture():
+    rgb = torch.rand(3, 20, 30)
+    assert torch.allclose(join(luma(rgb), chroma(rgb)), rgb, atol=1e-5)
+
+
+def test_colors_out_of_gamut_are_paled():
+    y = torch.full((1, 1, 1), 0.9)
+    rgb = join(y, torch.tensor([0.4, -0.3])[:, None, None])
+    assert rgb.min() >= 0
+    assert rgb.max() <= 1
+    assert torch.allclose(luma(rgb), y, atol=1e-5)
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_enlarged_chroma(guided):
+    small, guide = torch.rand(2, 6, 8), torch.rand(1, 6, 8)
+    enlarged = Enlarged(torch.full((2, 6, 8), 0.25), guide if guided else None, (50, 70))
+    assert torch.allclose(enlarged.rows(10, torch.rand(1, 7, 70)), torch.tensor(0.25), atol=1e-4)
+    if not guided:  # rows at a time are those of the whole
+        parts = Enlarged(small, None, (50, 70))
+        rows = torch.cat([parts.rows(i, torch.empty(1, 10, 70)) for i in range(0, 50, 10)], 1)
+        want = torch.nn.functional.interpolate(small[None], (50, 70), mode="bilinear")[0]
+        assert torch.allclose(rows, want, atol=1e-5)
+
+
+def test_guided_colors_follow_edges():
+    """Two halves; colors at an eighth of the size change where the photograph's brightness does."""
+    y = torch.zeros(1, 64, 64)
+    y[:, :, 27:] = 1
+    small_y = torch.nn.functional.avg_pool2d(y, 8)
+    small = torch.cat([small_y, -small_y]) * 0.2
+    errors = []
+    for guide in (small_y, None):
+        got = Enlarged(small, guide, (64, 64)).rows(0, y)
+        errors.append((got - torch.cat([y, -y]) * 0.2).abs().mean().item())
+    assert errors[0] < errors[1] / 3
+
+
+class TestReading:
+    def test_modes(self, tmp_path):
+        rgb = Image.fromarray(noise())
+        for mode in ("RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "YCbCr"):
+            photo = read_photo(rgb.convert(mode))
+            assert photo.rgb.shape == (90, 130, 3)
+            assert photo.rgb.dtype == np.uint8
+            assert (photo.alpha is not None) == (mode in ("RGBA", "LA"))
+        assert np.array_equal(read_photo(rgb).rgb, noise())
+
+    def test_sixteen_bits(self, tmp_path):
+        deep = (noise(channels=1).astype(np.uint16) * 257)[..., None]
+        assert np.array_equal(read_photo(deep).rgb[..., 0], noise(channels=1))
+        Image.fromarray(deep[..., 0]).save(tmp_path / "deep.png")
+        assert np.array_equal(read_photo(tmp_path / "deep.png").rgb[..., 1], noise(channels=1))
+
+    def test_floats(self):
+        assert np.array_equal(read_photo(noise() / 255.0).rgb, noise())
+        with pytest.raises(ValueError, match=r"values in \[0, 1\]"):
+            read_photo(noise() / 100.0)
+
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+    def test_formats(self, kind, tmp_path):
+        path = tmp_path / "a photo, ünïcode.bin"
+        Image.fromarray(noise()).save(path, kind)
+        assert read_photo(path).size == (90, 130)
+
+    def test_exif_orientation(self):
+        exif = Image.Exif()
+        exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+        image = encoded(Image.fromarray(noise()), "PNG", exif=exif)
+        assert np.array_equal(read_photo(image).rgb, np.rot90(noise(), -1))
+
+    def test_color_profile(self):
+        linear = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+        srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+        for profile in (srgb, linear, b"no profile"):  # the last two cannot be used for RGB
+            image = encoded(Image.fromarray(noise()), "PNG", icc_profile=profile)
+            assert np.abs(read_photo(image).rgb.astype(int) - noise()).max() <= 1
+
+    def test_palette_with_transparency(self):
+        image = Image.fromarray(noise()).convert("P")
+        assert read_photo(encoded(image, "PNG", transparency=3)).alpha is not None
+
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (lambda p: p.write_text("not an image"), "is no image that Pillow can read"),
+            (lambda p: p.write_bytes(b""), "is no image that Pillow can read"),
+            (lambda p: p.mkdir(), "is a folder; name the pictures in it"),
+        ],
+    )
+    def test_what_is_no_picture(self, make, message, tmp_path):
+        path = tmp_path / "x.png"
+        make(path)
+        with pytest.raises(ValueError, match=message):
+            read_photo(path)
+
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+    def test_cut_short(self, kind, tmp_path):
+        path = tmp_path / "x.bin"
+        Image.fromarray(noise()).save(path, kind)
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+        with pytest.raises(ValueError, match=r"x.bin (is damaged or cut short|is no image)"):
+            read_photo(path)
+
+    def test_decompression_bombs_are_refused_before_they_are_decoded(self, tmp_path):
+        path = tmp_path / "bomb.png"
+        Image.new("1", (20_000, 20_000)).save(path)  # 400 million pixels in 50 kB
+        limit = Image.MAX_IMAGE_PIXELS
+        with pytest.raises(ValueError, match=r"20000 x 20000 = 400,000,000 pixels, more than"):
+            read_photo(path)
+        assert limit == Image.MAX_IMAGE_PIXELS
+
+    @pytest.mark.parametrize(
+        ("value", "error", "message"),
+        [
+            (np.zeros((4, 4, 2), np.uint8), ValueError, "with 1, 3 or 4 channels"),
+            (np.zeros((0, 4, 3), np.uint8), ValueError, "the array is empty"),
+            (np.zeros((4, 4), np.int32), TypeError, "must be uint8, uint16 or floating point"),
+            (7, TypeError, "a picture must be a path, a Pillow image or a numpy array, got int"),
+            ("no/such.png", FileNotFoundError, "no/such.png"),
+        ],
+    )
+    def test_other_mistakes(self, value, error, message):
+        with pytest.raises(error, match=message):
+            read_photo(value)
+
+
+class TestWriting:
+    @pytest.mark.parametrize("suffix", [".png", ".JPG", ".webp", ".tif"])
+    def test_formats(self, suffix, tmp_path):
+        path = tmp_path / f"picture{suffix}"
+        save_picture(Image.fromarray(noise(channels=4)), path)
+        with Image.open(path) as image:
+            assert image.size == (130, 90)
+        assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+    def test_mistakes(self, tmp_path):
+        with pytest.raises(ValueError, match=r"must end in one of \.jpg"):
+            save_picture(Image.fromarray(noise()), tmp_path / "x.doc")
+        with pytest.raises(OSError, match="cannot write"):
+            save_picture(Image.fromarray(noise()), tmp_path / "no" / "x.png")
+
+
+class Bright(nn.Module):
+    """Class 1 where the picture is bright."""
+
+    def forward(self, x):
+        bright = x.mean(1)
+        return {"out": torch.stack([-bright, bright], 1)}
+
+
+class TestSegment:
+    @pytest.mark.parametrize("side", [None, 64, 32])
+    def test_a_bright_half(self, side):
+        pixels = np.zeros((160, 240, 3), np.uint8)
+        pixels[:, 120:] = 255
+        labels = segment_labels(pixels, Bright(), side=side)
+        assert labels.dtype == np.uint8
+        assert labels.shape == (160, 240)
+        want = pixels[..., 0] // 255
+        assert (labels != want).mean() < 0.02
+
+    def test_mask_is_an_image_of_classes(self):
+        mask = colorseg.segment(noise(), Bright())
+        assert mask.mode == "P"
+        assert mask.size == (130, 90)
+        assert set(np.unique(np.array(mask))) <= {0, 1}
+
+    def test_overlay(self):
+        labels = np.zeros((90, 130), np.uint8)
+        labels[:, 50:] = 1
+        result = np.array(overlay(noise(), labels, opacity=1))
+        assert np.array_equal(result[:, :50], noise()[:, :50])
+        assert len(np.unique(result[:, 50:].reshape(-1, 3), axis=0)) == 1
+        with pytest.raises(ValueError, match="not alike"):
+            overlay(noise(), labels[:5])
+        with pytest.raises(ValueError, match="opacity must be in"):
+            overlay(noise(), labels, opacity=2)
+
+    def test_mistakes(self, tmp_path):
+        with pytest.raises(ValueError, match="side must be at least 32"):
+            colorseg.segment(noise(), Bright(), side=8)
+        save_weights(UNet(num_filters=4), tmp_path / "unet.safetensors")
+        with pytest.raises(ValueError, match="holds weights of a UNet, not of a DeepLabV3"):
+            colorseg.segment(noise(), tmp_path / "unet.safetensors")
+
+
+@pytest.mark.parametrize("network", [UNet, ConvTransposeNet])
+def test_load_network_finds_the_class(network, tmp_path):
+    save_weights(network(num_filters=4, num_colors=2), tmp_path / "x.safetensors", GREEN)
+    model = load_network(tmp_path / "x.safetensors")
+    assert type(model) is network
+    assert not model.training
+    assert model.palette.name == "green"
+
+
+def test_load_network_mistakes(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no weights file"):
+        load_network(tmp_path / "x.safetensors")
+    save_weights(nn.Conv2d(1, 1, 1), tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="weights of a Conv2d, of none of PoolUpsampleNet"):
+        load_network(tmp_path / "x.safetensors")
+
+
+def test_load_segmenter(tmp_path):
+    from colorseg.data.scenes import load_scenes
+    from colorseg.training.segmentation import SegmentationTask
+
+    model = deeplabv3("resnet18", 2, output_stride=16).eval()
+    task = SegmentationTask(load_scenes(32, 2, 2)[0], torch.device("cpu"))
+    task.save(model, tmp_path / "x.safetensors")
+    loaded, x = load_segmenter(tmp_path / "x.safetensors"), torch.rand(1, 3, 64, 64)
+    assert loaded.classes == task.data.classes
+    assert loaded.output_stride == 16
+    with torch.no_grad():
+        assert torch.equal(loaded(x)["out"], model(x)["out"])
