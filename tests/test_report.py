@@ -152,7 +152,7 @@ def test_other_files_are_left_alone(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--preset", "best"], "there is no preset 'best'; choose one of course-2021, lightning"),
+        (["--preset", "worst"], "there is no preset 'worst'; choose one of course-2021, lightning"),
         (["--data", "no-such-file.npz"], "there is no no-such-file.npz; a source is 'sample'"),
         (["--device", "tpu"], "device must be a device of torch"),
     ],
@@ -169,7 +169,11 @@ def test_presets_are_settings(preset):
     from colorseg.report.reproduction import settings_of
 
     config = Config(**settings_of(preset, quick=False))
-    assert (config.epochs, config.batch_size, config.lr) == (25, 100, 1e-3)
+    assert config.epochs == 25
+    if preset == "best":
+        assert (config.batch_size, config.schedule, config.flips) == (16, "poly", True)
+        return
+    assert (config.batch_size, config.lr, config.flips) == (100, 1e-3, False)
     assert config.optimizer == ("adamw" if preset == "lightning" else "adam")
 
 

@@ -7,7 +7,7 @@ def add_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add them; each is an argument of :func:`colorseg.report.reproduce`."""
     add = parser.add_argument
     add("--data", default="cifar10", metavar="PATH|cifar10|sample", help="the pictures")
-    add("--preset", default="course-2021", help="course-2021, lightning or clean")
+    add("--preset", default="course-2021", help="course-2021, lightning, clean or best")
     add("--out", metavar="FOLDER", help="where to write (default: report, or experiments)")
     add("--experiments", action="store_true", help="compare recipes, by three seeds each, instead")
     add("--no-plain", dest="plain", action="store_false", help="do not train in plain torch too")

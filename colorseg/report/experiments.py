@@ -32,8 +32,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "batches of 32, label smoothing 0.05": SMALL | {"label_smoothing": 0.05},
     "batches of 32, soft targets over 5 colors": SMALL | {"soft_neighbors": 5},
     "batches of 32, half rebalanced colors": SMALL | {"rebalance": 0.5},
+    "batches of 16, mirrored pictures (preset best)": settings_of("best", quick=False),
 }
-EVERY_NETWORK = ("as preset clean", "the same, 0.003 and batches of 16")
+EVERY_NETWORK = ("as preset clean", "batches of 16, mirrored pictures (preset best)")
 
 
 def experiments(
@@ -90,7 +91,7 @@ def experiments(
 
 def _run(base: Config, folder: Path, network: str, recipe: str, seed: int) -> Run:
     name = f"{network}-{list(RECIPES).index(recipe)}-{seed}"
-    changes = RECIPES[recipe] | {"network": network, "seed": seed}
+    changes = RECIPES[recipe] | {"network": network, "seed": seed, "epochs": base.epochs}
     return Run(name, dataclasses.replace(base, out=str(folder / "runs" / name), **changes))
 
 

@@ -24,7 +24,7 @@ from colorseg.training.task import usable_device
 
 logger = logging.getLogger(__name__)
 
-PRESETS = ("course-2021", "lightning", "clean")
+PRESETS = ("course-2021", "lightning", "clean", "best")
 QUICK = {"epochs": 1, "num_filters": 8}
 TITLES_OF_TASKS = {
     "colorize": "Colorizing horses",
