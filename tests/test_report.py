@@ -1,7 +1,9 @@
 """``colorseg reproduce`` on the embedded sample: its pages, going on, and mistakes."""
 
 import csv
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -114,23 +116,53 @@ def test_what_is_finished_is_kept(report, monkeypatch):
     assert (report / "index.html").exists()
 
 
-def test_an_interrupted_report_goes_on(tmp_path):
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_interrupted_report_goes_on(jobs, tmp_path):
     # -P: not the source tree, which has no operators unless it was built in place
-    arguments = ["reproduce", "--data", "sample", "--quick", "--no-plain"]
+    arguments = ["reproduce", "--data", "sample", "--quick", "--no-plain", "--segment", "none"]
+    arguments += ["--jobs", str(jobs)]
     arguments += ["--out", str(tmp_path / "report")]
     command = [sys.executable, "-P", "-m", "colorseg.cli", *arguments]
     listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also in the background
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listens)
+    running = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=listens, start_new_session=True
+    )
     first = tmp_path / "report" / "runs" / "pool_upsample" / "model.safetensors"
     deadline = time.monotonic() + 120
     while not first.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    running.send_signal(signal.SIGINT)
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to the workers, too
     _, said = running.communicate(timeout=60)
     assert running.returncode in (130, -signal.SIGINT), said
     done = first.stat().st_mtime_ns
     assert main(arguments) == 0
     assert first.stat().st_mtime_ns == done
+    assert (tmp_path / "report" / "index.html").exists()
+
+
+def test_a_full_disk_gets_a_sentence_and_the_report_goes_on(tmp_path, monkeypatch, capsys):
+    arguments = ["reproduce", "--data", "sample", "--quick", "--no-plain", "--segment", "none"]
+    arguments += ["--out", str(tmp_path / "report")]
+    fsync, left = os.fsync, 25
+
+    def full(file):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert main(arguments) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"error: cannot write {tmp_path}")
+    assert said.endswith("No space left on device")
+    finished = {p: p.stat().st_mtime_ns for p in (tmp_path / "report").rglob("model.safetensors")}
+    assert finished
+    assert not [*tmp_path.rglob("*.tmp")]
+    monkeypatch.undo()
+    assert main(arguments) == 0
+    assert all(p.stat().st_mtime_ns == before for p, before in finished.items())
     assert (tmp_path / "report" / "index.html").exists()
 
 
