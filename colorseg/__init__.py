@@ -25,6 +25,7 @@ _MODULES = (
 _FUNCTIONS = {
     "build_info": "colorseg._extension",
     "colorize": "colorseg.photos",
+    "export": "colorseg.exporting",
     "freeze": "colorseg.nn",
     "fuse": "colorseg.nn",
     "optimize_for_inference": "colorseg.inference",

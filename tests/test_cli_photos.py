@@ -129,10 +129,11 @@ def test_evaluate_shipped_weights(capsys):
     figures = json.loads(capsys.readouterr().out)
     assert 0 < figures["accuracy"] < 1
     assert figures["pixels"] == 240 * 32 * 32
+    assert figures["accuracy"] < figures["top5"] < 1
+    assert figures["psnr grey"] < figures["psnr palette"]
 
 
 def test_palette_fit_and_show(tmp_path, capsys):
-    pytest.importorskip("sklearn")
     file, drawing = tmp_path / "p.json", tmp_path / "p.png"
     assert main(["palette", "fit", "sample", "-k", "5", "-o", str(file)]) == 0
     assert len(Palette.load(file)) == 5

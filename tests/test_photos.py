@@ -9,6 +9,7 @@ from PIL import Image, ImageCms
 from torch import nn
 
 import colorseg
+from colorseg.data import ImageSet
 from colorseg.models import (
     ConvTransposeNet,
     UNet,
@@ -18,7 +19,7 @@ from colorseg.models import (
     save_weights,
 )
 from colorseg.palette import Palette
-from colorseg.photos import overlay, read_photo, save_picture, segment_labels
+from colorseg.photos import color_quality, overlay, read_photo, save_picture, segment_labels
 from colorseg.photos.chroma import Enlarged, chroma, join, luma
 from colorseg.photos.colorizing import decoded
 
@@ -140,6 +141,22 @@ def test_decodings():
     sharp = (logits[:, 0, 0] / 0.38).softmax(0)
     annealed = decoded(logits, GREEN, "annealed", 0.38)[:, 0, 0]
     assert torch.allclose(annealed, sharp[0] * first + sharp[1] * second)
+
+
+def test_color_quality_of_a_network_that_knows_the_answer():
+    pictures = ImageSet(torch.from_numpy(noise(16, 16)).permute(2, 0, 1)[None], "x")
+    labels = GREEN.quantize(pictures.images, torch.int64)
+
+    class Oracle(Constant):
+        def forward(self, grey):
+            return torch.nn.functional.one_hot(labels, 2).permute(0, 3, 1, 2).float() * 50
+
+    right, wrong = (color_quality(model, pictures) for model in (Oracle(), Constant()))
+    assert right["top5"] == 1
+    assert right["psnr"] == pytest.approx(right["psnr palette"], abs=1e-3)
+    assert wrong["psnr"] < right["psnr"]
+    for name in ("psnr grey", "psnr palette", "colorfulness truth"):
+        assert wrong[name] == right[name]
 
 
 def test_luma_and_chroma_join_to_the_picture():

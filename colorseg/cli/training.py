@@ -67,7 +67,12 @@ def _colorizer(args: argparse.Namespace) -> dict[str, float]:
     classes = None if args.classes == ["all"] else tuple(args.classes or ("horse",))
     _, val = load(args.data or "sample", classes=classes)
     print(f"{val.name}, {len(val)} pictures", file=sys.stderr)
-    return measure(model, val, None, args.batch_size, args.device, task=args.task)
+    figures = measure(model, val, None, args.batch_size, args.device, task=args.task)
+    if args.task == "colorize":
+        from colorseg.photos import color_quality
+
+        figures |= color_quality(model.cpu(), val, batch_size=args.batch_size)
+    return figures
 
 
 def _segmenter(args: argparse.Namespace) -> dict[str, float]:
