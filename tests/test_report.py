@@ -140,6 +140,28 @@ def test_an_interrupted_report_goes_on(jobs, tmp_path):
     assert (tmp_path / "report" / "index.html").exists()
 
 
+def test_workers_end_with_their_parent(tmp_path):
+    arguments = ["reproduce", "--data", "sample", "--quick", "--segment", "none", "--jobs", "2"]
+    command = [sys.executable, "-P", "-m", "colorseg.cli", *arguments]
+    running = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "report")], start_new_session=True,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not [*tmp_path.rglob("config.json")] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.kill()
+    running.wait()
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(running.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGKILL)
+    raise AssertionError("workers went on without their parent")
+
+
 def test_a_full_disk_gets_a_sentence_and_the_report_goes_on(tmp_path, monkeypatch, capsys):
     arguments = ["reproduce", "--data", "sample", "--quick", "--no-plain", "--segment", "none"]
     arguments += ["--out", str(tmp_path / "report")]

@@ -4,7 +4,9 @@ import dataclasses
 import logging
 import os
 from collections.abc import Callable, Iterator
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple
 
 import torch
@@ -115,7 +117,6 @@ def _train(config: Any, train: Any, val: Any, make: Make) -> None:
 
 def _train_side_by_side(runs: list[Run], train: Any, val: Any, jobs: int, make: Make) -> None:
     from concurrent.futures import ProcessPoolExecutor, as_completed
-    from multiprocessing import get_context
 
     from tqdm import tqdm
 
@@ -140,6 +141,15 @@ def _begin_worker(threads: int, *shared: Any) -> None:
     os.environ["TQDM_DISABLE"] = "1"  # the parent has a bar for all
     torch.set_num_threads(threads)
     _shared[:] = shared
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker that outlives its parent would train what the next command trains, too."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)  # files are written at once or not at all
 
 
 def _train_in_worker(config: Any) -> None:
