@@ -48,7 +48,7 @@ class TestArchives:
         link = member("data_batch_3", tarfile.SYMTYPE, str(tmp_path / "elsewhere"))
         (tmp_path / "elsewhere").write_bytes(fake_cifar.all_batches()["data_batch_3"])
         path = fake_cifar.write_archive(tmp_path / "x.tar.gz", batches, [link])
-        with pytest.raises(ValueError, match="lacks data_batch_3: colorseg reads the python"):
+        with pytest.raises(ValueError, match="lacks data_batch_3: colorseg reads CIFAR-10"):
             data.load(path)
 
     def test_oversized_batch(self, tmp_path):
@@ -106,3 +106,29 @@ class TestArchives:
         path.write_bytes(gzip.compress(content, 1))
         with pytest.raises(ValueError, match=r"damaged.tar.gz"):
             data.load(path)
+
+
+def test_binary_version(tmp_path):
+    for i, name in enumerate(fake_cifar.BATCHES):
+        records = np.concatenate(
+            [np.array(fake_cifar.LABELS, np.uint8)[:, None], fake_cifar.pixels(i)], axis=1
+        )
+        (tmp_path / f"{name}.bin").write_bytes(records.tobytes())
+    fake_cifar.check_horses(data.load(tmp_path))
+    archive = fake_cifar.write_archive(
+        tmp_path / "b.tar.gz", {p.name: p.read_bytes() for p in tmp_path.glob("*.bin")}
+    )
+    fake_cifar.check_horses(data.load(archive))
+    broken = tmp_path / "data_batch_2.bin"
+    content = broken.read_bytes()
+    for damaged, message in (
+        (content[:-1], "are no whole number of records of 3073"),
+        (b"\x0a" + content[1:], "label 10"),
+        (b"", "0 bytes are no whole number"),
+    ):
+        broken.write_bytes(damaged)
+        with pytest.raises(ValueError, match=rf"data_batch_2 is no binary .*{message}"):
+            data.load(tmp_path)
+    broken.unlink()
+    with pytest.raises(ValueError, match="lacks data_batch_2: "):
+        data.load(tmp_path)

@@ -15,6 +15,7 @@ from colorseg.data.cifar10 import CLASSES
 from colorseg.data.download import CIFAR10, cached_file
 from colorseg.data.images import ImageSet
 from colorseg.data.npz import read_npz
+from colorseg.data.picture_folder import pictures_below, read_pictures
 from colorseg.data.sample import load_sample
 from colorseg.data.segmentation import load_segmentation
 from colorseg.data.segmentation_set import IGNORE, SegmentationSet, normalize
@@ -30,13 +31,18 @@ __all__ = [
     "normalize",
 ]
 
-_KINDS = "'sample', 'cifar10', a folder of CIFAR-10 batches, their .tar.gz archive, or an .npz file"
+_KINDS = (
+    "'sample', 'cifar10', a folder of CIFAR-10 batches, their .tar.gz archive, a folder of "
+    "photographs, or an .npz file"
+)
 
 
 def load(
     source: str | os.PathLike[str] = "sample",
     *,
     classes: Iterable[str | int] | None = ("horse",),
+    image_size: int = 32,
+    skip_damaged: bool = False,
     download: bool = False,
     cache: str | os.PathLike[str] | None = None,
 ) -> tuple[ImageSet, ImageSet]:
@@ -44,12 +50,15 @@ def load(
 
     Args:
         source: ``"sample"`` (embedded; photographs, no classes), ``"cifar10"``, or the path of
-            a folder with the six batches of CIFAR-10's python version,
+            a folder with the six batches of CIFAR-10's python or binary version,
             its ``.tar.gz`` archive, or
+            a folder of photographs, see ``colorseg.data.picture_folder``, or
             an ``.npz`` file with uint8 arrays ``train`` and ``test``, (N, H, W, 3), and optionally
             the classes of their images, ``train_label`` and ``test_label``.
         classes: names or ids of CIFAR-10 classes, None for all; a source that has no labels is
             taken whole.
+        image_size: height and width of what is made of photographs; others have their own.
+        skip_damaged: leave out photographs that cannot be decoded, with a line in the log for each.
         download: whether ``"cifar10"`` may fetch the archive (170 MB) if the cache lacks it.
         cache: folder of that archive; default ``$COLORSEG_CACHE``, or ``colorseg`` in the user's
             cache folder.
@@ -70,15 +79,17 @@ def load(
         path = cached_file(CIFAR10, download, cache)
     else:
         path = Path(source).expanduser()
-    train, test = _read(path)
+    train, test = _read(path, image_size, skip_damaged)
     return (
         cifar10.select(train, ids, f"{path.name}/train"),
         cifar10.select(test, ids, f"{path.name}/validation"),
     )
 
 
-def _read(path: Path) -> tuple[cifar10.Part, cifar10.Part]:
+def _read(path: Path, image_size: int, skip_damaged: bool) -> tuple[cifar10.Part, cifar10.Part]:
     if path.is_dir():
+        if not cifar10.has_batches(path) and pictures_below(path):
+            return read_pictures(path, image_size, skip_damaged=skip_damaged)
         return cifar10.read_folder(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; a source is {_KINDS}")

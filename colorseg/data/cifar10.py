@@ -1,4 +1,6 @@
-"""CIFAR-10 in the "python version": six pickled batches in a folder or in a tar.gz archive.
+"""CIFAR-10 in its "python version", six pickled batches, or its "binary version", six plain ones.
+
+Either in a folder or in a tar.gz archive.
 
 A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009,
 https://www.cs.toronto.edu/~kriz/cifar.html
@@ -21,7 +23,9 @@ CLASSES = (
 )  # fmt: skip
 _TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
 _BATCHES = (*_TRAIN, "test_batch")
-_FOLDER = "cifar-10-batches-py"
+_BINARY = {f"{name}.bin": name for name in _BATCHES}
+_FOLDERS = ("cifar-10-batches-py", "cifar-10-batches-bin")
+_RECORD = 1 + 3 * 32 * 32  # of the binary version: a label, then red, green and blue planes
 _MAX_BATCH = 64 << 20  # bytes; the real ones have 31 million
 _MAX_UNPACKED = 256 << 20  # bytes; the real archive has 186 million
 
@@ -70,12 +74,17 @@ def select(part: Part, ids: list[int] | None, name: str) -> ImageSet:
     return from_pixels(part.pixels[chosen], name)
 
 
+def has_batches(folder: Path) -> bool:
+    """Whether a folder has a batch, or a folder of them."""
+    names = (*_BATCHES, *_BINARY, *_FOLDERS)
+    return any((folder / name).exists() for name in names)
+
+
 def read_folder(folder: Path) -> tuple[Part, Part]:
     """Training and test part from a folder with the six batches, or with a folder of them."""
-    if (folder / _FOLDER).is_dir():
-        folder = folder / _FOLDER
+    folder = next((folder / name for name in _FOLDERS if (folder / name).is_dir()), folder)
     files = {}
-    for name in _BATCHES:
+    for name in (*_BATCHES, *_BINARY):
         path = folder / name
         if path.is_file():
             if path.stat().st_size > _MAX_BATCH:
@@ -86,19 +95,40 @@ def read_folder(folder: Path) -> tuple[Part, Part]:
 
 def read_archive(path: Path) -> tuple[Part, Part]:
     """Training and test part from the tar.gz archive; nothing is unpacked to the disk."""
-    return _parts(read_members(path, _BATCHES.__contains__, _MAX_BATCH, _MAX_UNPACKED), path)
+    return _parts(read_members(path, _is_batch, _MAX_BATCH, _MAX_UNPACKED), path)
+
+
+def _is_batch(name: str) -> bool:
+    return name in _BATCHES or name in _BINARY
 
 
 def _parts(files: dict[str, bytes], origin: Path) -> tuple[Part, Part]:
+    read = _read_batch
+    if not files.keys() & set(_BATCHES) and files:
+        files = {_BINARY[name]: content for name, content in files.items()}
+        read = _read_binary
     missing = [name for name in _BATCHES if name not in files]
     if missing:
         raise ValueError(
-            f"{origin} lacks {', '.join(missing)}: colorseg reads the python version of CIFAR-10, "
-            "with data_batch_1 to data_batch_5 and test_batch"
+            f"{origin} lacks {', '.join(missing)}: colorseg reads CIFAR-10 with data_batch_1 to "
+            "data_batch_5 and test_batch, of the python version or, ending in .bin, the binary one"
         )
-    batches = {name: _read_batch(files[name], f"{origin}: {name}") for name in _BATCHES}
+    batches = {name: read(files[name], f"{origin}: {name}") for name in _BATCHES}
     pixels, labels = zip(*(batches[name] for name in _TRAIN), strict=True)
     return Part(np.concatenate(pixels), np.concatenate(labels)), Part(*batches["test_batch"])
+
+
+def _read_binary(content: bytes, origin: str) -> tuple[np.ndarray, np.ndarray]:
+    if not content or len(content) % _RECORD:
+        raise ValueError(
+            f"{origin} is no binary batch of CIFAR-10: {len(content)} bytes are no whole number of "
+            f"records of {_RECORD}"
+        )
+    records = np.frombuffer(content, np.uint8).reshape(-1, _RECORD)
+    labels = records[:, 0]
+    if labels.max() > 9:
+        raise ValueError(f"{origin} is no binary batch of CIFAR-10: label {labels.max()}")
+    return records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
 
 
 def _read_batch(content: bytes, origin: str) -> tuple[np.ndarray, np.ndarray]:
