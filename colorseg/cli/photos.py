@@ -16,7 +16,7 @@ def add_commands(commands: Any) -> None:
     )
     _add_shared(paint)
     add = paint.add_argument
-    add("--weights", default="horse24", metavar="NAME|FILE", help="(default: horse24)")
+    add("--weights", default="general", metavar="NAME|FILE", help="(default: general)")
     add("--decode", choices=DECODINGS, default="annealed", help="colors from probabilities")
     add("--temperature", type=float, metavar="T", help="of annealed: 0.38; more is paler")
     add("--vividness", type=float, default=1.0, metavar="F", help="factor of the colors")

@@ -58,9 +58,10 @@ class ColorNetwork(nn.Module):
         num_colors: palette colors, the channels of the result.
         num_in_channels: 1 for grey input.
         dilation: of the second, the middle convolution.
-        weights: ``"horse24"`` for weights that come with the package, trained on CIFAR-10's
-            horses; or path of a file written by :func:`colorseg.models.save_weights`, or of a plain
-            state dict (.pth).
+        weights: a name of weights that come with the package: ``"horse24"``, trained on CIFAR-10's
+            horses, or of a UNet ``"general"``, on all of its classes and on photographs; or path
+            of a file written by :func:`colorseg.models.save_weights`, or of a plain state dict
+            (.pth).
             The file fixes the other arguments; one that contradicts it is an error.
 
     Shape:

@@ -11,7 +11,11 @@ from torch import Tensor, nn
 from colorseg._files import write_atomically
 from colorseg.palette import Palette
 
-SHIPPED = ("horse24",)  # names of weights that come with the package, see weights/README.md
+# names of weights that come with the package and their networks, see weights/README.md
+SHIPPED = {
+    "horse24": ("PoolUpsampleNet", "ConvTransposeNet", "UNet"),
+    "general": ("UNet",),
+}
 ARGUMENTS = ("kernel", "num_filters", "num_colors", "num_in_channels")
 
 
@@ -157,6 +161,10 @@ def metadata_of(path: str | Path) -> dict[str, str]:
 
 
 def _shipped(name: str, network: str) -> Path:
+    if network not in SHIPPED[name]:
+        raise FileNotFoundError(
+            f"there are no weights {name} of a {network}, but of {', '.join(SHIPPED[name])}"
+        )
     return Path(
         str(resources.files("colorseg.models") / "weights" / f"{name}-{network}.safetensors")
     )

@@ -25,7 +25,7 @@ Model = nn.Module | str | Path
 
 def colorize(
     image: Picture,
-    model: Model = "horse24",
+    model: Model = "general",
     *,
     decode: str = "annealed",
     temperature: float = TEMPERATURE,
@@ -43,7 +43,7 @@ def colorize(
     Args:
         image: what ``read_photo`` takes; colors in it are not looked at.
         model: a network of ``colorseg.models`` for one grey channel, or what ``load_network``
-            takes: a name such as ``"horse24"``, or the path of a weights file.
+            takes: a name such as ``"general"``, or the path of a weights file.
         decode: how probabilities of palette colors become a color: ``"argmax"``, the likeliest;
             ``"mean"``, which is pale where the network is unsure; ``"annealed"``, the mean of
             probabilities sharpened by ``temperature``.
