@@ -94,7 +94,7 @@ class TestExample:
         assert all(0 < float(row[1]) < 1 for row in table[2:])
         out = tmp_path / "runs" / "deeplab"
         assert sorted(path.name for path in out.iterdir()) == [
-            "ce", "comparison.md", "comparison.png", "iou", "metrics.csv",
+            "ce", "comparison.md", "comparison.png", "comparison.svg", "iou", "metrics.csv",
         ]  # fmt: skip
         with Image.open(out / "iou" / "samples.png") as triptychs:
             assert triptychs.size == (130 + 10 * (8 * 16 + 8), 48 + 3 * (8 * 16 + 8))

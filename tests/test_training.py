@@ -98,6 +98,7 @@ def test_the_folder_holds_no_drafts(finished):
         "best.safetensors",
         "config.json",
         "curves.png",
+        "curves.svg",
         "last.pt",
         "metrics.csv",
         "model.safetensors",

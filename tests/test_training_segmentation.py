@@ -47,6 +47,7 @@ class TestRun:
             "best.safetensors",
             "config.json",
             "curves.png",
+            "curves.svg",
             "last.pt",
             "metrics.csv",
             "model.safetensors",

@@ -29,9 +29,9 @@ def fit(model: nn.Module, train: Any, val: Any, config: RunConfig) -> History:
     The folder gets ``config.json`` (settings, versions, data), ``metrics.csv`` (one row per epoch),
     ``last.pt`` (what ``config.resume`` continues from), ``best.safetensors`` (weights of the best
     epoch so far, by validation loss, or by mean IoU) and at the end ``model.safetensors`` (the
-    same weights, those to use), ``curves.png`` and ``samples.png``.  On the CPU an interrupted and
-    resumed run gives the same bits as one that was not interrupted; for that, the global random
-    generators are seeded anew in every epoch.
+    same weights, those to use), ``curves.png``, ``curves.svg`` and ``samples.png``.  On the CPU an
+    interrupted and resumed run gives the same bits as one that was not interrupted; for that, the
+    global random generators are seeded anew in every epoch.
 
     Where the backbone of a model to segment (and what follows it) is frozen and nothing in it is
     random, its results are computed once for all pictures, which the log says; augmentation

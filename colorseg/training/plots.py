@@ -62,7 +62,7 @@ PANELS = {
 
 
 def save_curves(history: History, path: str | Path) -> None:
-    """Draw loss and accuracy (or mean IoU) over the epochs as a PNG, written atomically."""
+    """Draw loss and accuracy (or mean IoU) over the epochs as PNG and, beside it, as SVG."""
     figure = _figure(1200, 460)
     figure.set_layout_engine("constrained", w_pad=0.15, h_pad=0.12)
     best = history.best
@@ -77,11 +77,11 @@ def save_curves(history: History, path: str | Path) -> None:
         _label(axes, panel.unit, panel.title)
         if panel.lines is _LOSS:
             _end_at_training(axes, [history])
-    _save(figure, path)
+    _save(figure, path, vectors=True)
 
 
 def save_curves_beside(histories: dict[str, History], path: str | Path) -> None:
-    """Draw losses and mean IoUs of several runs that segment as a PNG, written atomically."""
+    """Draw losses and mean IoUs of several runs that segment as PNG and, beside it, as SVG."""
     figure = _figure(1200, 460)
     figure.set_layout_engine("constrained", w_pad=0.15, h_pad=0.12)
     loss, miou = figure.subplots(1, 2)
@@ -94,7 +94,7 @@ def save_curves_beside(histories: dict[str, History], path: str | Path) -> None:
     _label(loss, "loss", "Loss, each of its own kind")
     _end_at_training(loss, list(histories.values()))
     _label(miou, "mean IoU", "Mean IoU of the validation pictures")
-    _save(figure, path)
+    _save(figure, path, vectors=True)
 
 
 def save_samples(
@@ -171,7 +171,8 @@ def _label(axes: "Axes", unit: str, title: str) -> None:
     axes.legend(frameon=False, fontsize=12)
 
 
-def _save(figure: "Figure", path: str | Path) -> None:
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=DPI)
-    write_atomically(path, content.getvalue())
+def _save(figure: "Figure", path: str | Path, vectors: bool = False) -> None:
+    for suffix in (".png", ".svg") if vectors else (".png",):
+        content = io.BytesIO()
+        figure.savefig(content, format=suffix[1:], dpi=DPI)
+        write_atomically(Path(path).with_suffix(suffix), content.getvalue())
