@@ -10,7 +10,7 @@ from torch import Tensor
 from colorseg.data import ImageSet
 from colorseg.data.images import COARSE
 from colorseg.metrics import psnr
-from colorseg.models import NETWORKS
+from colorseg.models import load_network
 from colorseg.palette import Palette
 from colorseg.report.document import Picture, Section, Table
 from colorseg.report.figures import save_networks
@@ -18,13 +18,15 @@ from colorseg.report.published import TITLES
 from colorseg.report.runs import Run
 
 BATCH = 500
+DILATED = "UNet with a dilated middle"
 
 
 def super_resolution_sections(
     runs: Mapping[str, Run], val: ImageSet, folder: Path
 ) -> list[Section]:
     """The comparison, and curves and pictures of each network."""
-    histories = {TITLES[name]: runs[name].history() for name in NETWORKS}
+    titles = {name: TITLES.get(name, DILATED) for name in runs}
+    histories = {titles[name]: run.history() for name, run in runs.items()}
     palette = runs["unet"].config.choose_palette()
     truth = palette.quantize(val.images)
     coarse = val.coarse()
@@ -32,13 +34,13 @@ def super_resolution_sections(
         [name, "", *_quality(colors, palette, truth, val)]
         for name, colors in {"repeated pixels": coarse, "bilinear": bilinear(val)}.items()
     ]
-    for name in NETWORKS:
-        model = NETWORKS[name](weights=runs[name].folder / "model.safetensors").eval()
+    for name, run in runs.items():
+        model = load_network(run.folder / "model.safetensors")
         with torch.inference_mode():
             labels = torch.cat([model(part).argmax(1) for part in coarse.split(BATCH)])
         colors = palette.decode(labels).float() / 255
-        loss = f"{runs[name].history().best.val_loss:.4f}"
-        rows.append([TITLES[name], loss, *_quality(colors, palette, truth, val, labels)])
+        loss = f"{run.history().best.val_loss:.4f}"
+        rows.append([titles[name], loss, *_quality(colors, palette, truth, val, labels)])
     best = palette.decode(truth).float() / 255
     rows.append(["(the right palette colors)", "0", *_quality(best, palette, truth, val, truth)])
     picture = save_networks(histories, folder / "figures" / "networks.png")
@@ -50,10 +52,10 @@ def super_resolution_sections(
             "PSNR is against the picture itself, so that the palette bounds it.  Bilinear "
             "interpolation is not bound by a palette, and was not asked for one.",
             Table("super-resolution", ["method", "loss", "accuracy", "PSNR, dB"], rows),
-            Picture(picture, "Losses and accuracies of the three networks."),
+            Picture(picture, "Losses and accuracies of the networks."),
         ],
     )
-    return [first, *(_network(TITLES[name], runs[name]) for name in NETWORKS)]
+    return [first, *(_network(titles[name], run) for name, run in runs.items())]
 
 
 def bilinear(pictures: ImageSet) -> Tensor:
