@@ -27,7 +27,7 @@ def add_commands(commands: Any) -> None:
     add("--data", metavar="PATH", help="pictures, as for training (default: sample, or scenes)")
     add("--classes", nargs="+", metavar="NAME", help="CIFAR-10 classes (default: horse), or all")
     add("--task", choices=TASKS, default="colorize", help="what the network sees")
-    add("--image-size", type=int, default=96, metavar="N", help="of pictures with masks")
+    add("--image-size", type=int, metavar="N", help="of photographs (32), or with masks (96)")
     add("--batch-size", type=int, default=100, metavar="N")
     add("--device", default="cpu", metavar="NAME", help="where to compute, as torch names it")
     add("--json", action="store_true", help="as one JSON object")
@@ -65,7 +65,7 @@ def _colorizer(args: argparse.Namespace) -> dict[str, float]:
 
     model = load_network(args.weights)
     classes = None if args.classes == ["all"] else tuple(args.classes or ("horse",))
-    _, val = load(args.data or "sample", classes=classes)
+    _, val = load(args.data or "sample", classes=classes, image_size=args.image_size or 32)
     print(f"{val.name}, {len(val)} pictures", file=sys.stderr)
     figures = measure(model, val, None, args.batch_size, args.device, task=args.task)
     if args.task == "colorize":
@@ -81,6 +81,6 @@ def _segmenter(args: argparse.Namespace) -> dict[str, float]:
     from colorseg.training import evaluate as measure
 
     model = load_segmenter(args.weights)
-    _, val = load_segmentation(args.data or "scenes", image_size=args.image_size)
+    _, val = load_segmentation(args.data or "scenes", image_size=args.image_size or 96)
     print(f"{val.name}, {len(val)} pictures", file=sys.stderr)
     return measure(model, val, None, args.batch_size, args.device)

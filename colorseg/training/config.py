@@ -184,6 +184,7 @@ class Config(RunConfig):
         palette: a name or path that ``Palette.named`` takes; ``"auto"`` is sample24 for the
             embedded sample and horse24 for everything else.
         classes: CIFAR-10 classes to use, by name or number; None for all.
+        image_size: height and width of what is made of a folder of photographs.
         flips: mirror each training picture left to right with probability 1/2.
         label_smoothing: of the training loss, see ``colorseg.ops.color_cross_entropy``.
         soft_neighbors: the same.
@@ -201,6 +202,7 @@ class Config(RunConfig):
     task: str = "colorize"
     palette: str = "auto"
     classes: tuple[str | int, ...] | None = ("horse",)
+    image_size: int = 32
     flips: bool = False
     label_smoothing: float = 0.0
     soft_neighbors: int = 0
@@ -230,7 +232,7 @@ class Config(RunConfig):
             self._require("classes", bool(names), "at least one class, or None for all")
         self._one_of("network", NETWORKS)
         self._one_of("task", TASKS)
-        for name in ("kernel", "num_filters", "dilation"):
+        for name in ("kernel", "num_filters", "dilation", "image_size"):
             self._integer(name, 1, None)
         self._integer("soft_neighbors", 0, None)
         self._require("flips", isinstance(self.flips, bool), "true or false")
