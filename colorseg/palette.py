@@ -20,7 +20,7 @@ from colorseg._palette_files import read, write
 # 8-bit colors, darkest first.  horse24: the k-means palette of the CIFAR-10 horses, read off
 # published
 # figures, so exact to 1/255.  sample24: Palette.fit of the embedded sample's training images.
-_PRESETS = {
+PRESETS = {
     "horse24": (
         "0c0b0b 25201b 34352e 55321f 4a473c 545757 764d35 596835 716655 727674 a3693f 788949 "
         "8f7d63 5d8bb5 8f8d84 b5936f 9aaa64 a5a39a c7b689 9cbfdd bcbab5 ddcfb5 d7dbdd f4f5f4"
@@ -75,16 +75,16 @@ class Palette:
         Raises:
             ValueError: neither a built-in name nor a ``.json`` or ``.npy`` file.
         """
-        if str(name) in _PRESETS:
+        if str(name) in PRESETS:
             return cls._preset(str(name))
         if Path(name).suffix not in (".json", ".npy"):
-            known = ", ".join(_PRESETS)
+            known = ", ".join(PRESETS)
             raise ValueError(f"there is no palette {name}; choose {known}, or a .json or .npy file")
         return cls.load(name)
 
     @classmethod
     def _preset(cls, name: str) -> Palette:
-        rgb8 = [list(bytes.fromhex(color)) for color in _PRESETS[name].split()]
+        rgb8 = [list(bytes.fromhex(color)) for color in PRESETS[name].split()]
         return cls(torch.tensor(rgb8, dtype=torch.float32) / 255, name)
 
     @classmethod

@@ -143,6 +143,8 @@ def test_palette_fit_and_show(tmp_path, capsys):
     with Image.open(drawing) as image:
         drawn = [bytes(image.getpixel((32 * i, 5))).hex() for i in range(5)]
     assert drawn == lines
+    assert main(["palette", "show", "general"]) == 0
+    assert len(capsys.readouterr().out.split()) == 32
     assert main(["palette", "show", "nope"]) == 2
     assert "there is no palette nope" in capsys.readouterr().err
 

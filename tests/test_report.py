@@ -209,6 +209,7 @@ def test_other_files_are_left_alone(tmp_path, capsys):
     [
         (["--preset", "worst"], "there is no preset 'worst'; choose one of course-2021, lightning"),
         (["--data", "no-such-file.npz"], "there is no no-such-file.npz; a source is 'sample'"),
+        (["--jobs", "0"], "jobs must be at least 1, got 0"),
         (["--device", "tpu"], "device must be a device of torch"),
     ],
 )

@@ -18,7 +18,11 @@ def add_commands(commands: Any) -> None:
     making.set_defaults(run=fit)
     showing = actions.add_parser("show", help="print its colors, or draw them")
     add = showing.add_argument
-    add("palette", metavar="NAME|FILE", help="horse24, sample24, a file, or a weights file")
+    add(
+        "palette",
+        metavar="NAME|FILE",
+        help="horse24, sample24, a file, or weights (general, a file)",
+    )
     add("-o", "--out", metavar="PNG", help="draw the colors there")
     showing.set_defaults(run=show)
 
@@ -39,9 +43,11 @@ def fit(args: argparse.Namespace) -> int:
 def show(args: argparse.Namespace) -> int:
     """Print the colors as hexadecimal RGB, and draw them if asked to."""
     from colorseg.models import load_network
-    from colorseg.palette import Palette
+    from colorseg.models.weights import SHIPPED
+    from colorseg.palette import PRESETS, Palette
 
-    if args.palette.endswith(".safetensors"):
+    shipped = args.palette in SHIPPED and args.palette not in PRESETS
+    if shipped or args.palette.endswith(".safetensors"):
         palette = load_network(args.palette).palette
         if palette is None:
             raise ValueError(f"{args.palette} says nothing of a palette")

@@ -14,7 +14,7 @@ from colorseg.report.figures import save_recipes
 from colorseg.report.folder import check_folder, claim
 from colorseg.report.published import TITLES
 from colorseg.report.reproduction import facts, settings_of, source_of
-from colorseg.report.runs import Run, train_missing
+from colorseg.report.runs import Run, check_jobs, train_missing
 from colorseg.training import Config
 from colorseg.training.history import History
 
@@ -65,6 +65,7 @@ def experiments(
         FileExistsError: ``out`` holds something else.
         ValueError: what ``fit`` raises.
     """
+    check_jobs(jobs)
     source, folder = source_of(data), Path(out)
     base = Config(data=source, device=device, download=download, **settings_of(BASE, quick))
     settings = {"experiments": list(RECIPES), "data": source, "quick": quick}

@@ -15,7 +15,7 @@ from colorseg.data.npz import read_lossless
 from colorseg.report.document import Section, save_pages
 from colorseg.report.folder import check_folder, claim
 from colorseg.report.published import bands_of
-from colorseg.report.runs import runs_of, train_missing
+from colorseg.report.runs import check_jobs, runs_of, train_missing
 from colorseg.report.sections import build_sections
 from colorseg.report.segmentation import segmentation_of, segmentation_sections
 from colorseg.report.super_resolution import super_resolution_sections
@@ -69,6 +69,7 @@ def reproduce(
         FileExistsError: ``out`` holds something else.
         ValueError: no such preset, or what ``fit`` raises.
     """
+    check_jobs(jobs)
     source = source_of(data)
     chosen = settings_of(preset, quick)
     base = Config(data=source, device=device, download=download, task=task, **chosen)

@@ -87,6 +87,12 @@ def runs_of(
     return list(all_runs())
 
 
+def check_jobs(jobs: int) -> None:
+    """ValueError for no job, before anything is written."""
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}")
+
+
 def train_missing(
     runs: list[Run], train: Any, val: Any, jobs: int = 1, make: Make = new_network
 ) -> None:
