@@ -93,7 +93,7 @@ def _dynamic(channels: int) -> tuple[Tensor, dict[str, Any]]:
 def _program(plain: nn.Module, channels: int, metadata: dict[str, str]) -> bytes:
     example, dynamic = _dynamic(channels)
     content = io.BytesIO()
-    with _quietly():
+    with quietly():
         program = torch.export.export(plain, (example,), dynamic_shapes=dynamic)
         torch.export.save(program, content, extra_files={"colorseg.json": json.dumps(metadata)})
     return content.getvalue()
@@ -103,7 +103,7 @@ def _onnx(plain: nn.Module, channels: int, metadata: dict[str, str]) -> bytes:
     for name in ("onnx", "onnxscript"):
         _package(name)
     example, dynamic = _dynamic(channels)
-    with _quietly():
+    with quietly():
         program = torch.onnx.export(
             plain, (example,), dynamo=True, verbose=False, dynamic_shapes=dynamic,
             input_names=["image"], output_names=["logits"],
@@ -153,8 +153,8 @@ def _package(name: str) -> Any:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the exporters' own remarks."""
+def quietly() -> Iterator[None]:
+    """Torch's exporters report their progress and their doubts at length; inside they do not."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,10 +1,8 @@
 """Inference by the peers: PyTorch's own ways, ONNX Runtime and OpenVINO, each at its best."""
 
 import contextlib
-import io
-import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache, partial
 from types import ModuleType
 from typing import Any
@@ -15,6 +13,7 @@ from torch import Tensor
 from colorseg.benchmark.case import Contestant, Unavailable
 from colorseg.benchmark.networks import Problem
 from colorseg.benchmark.peers import Layout, channels_last, compiled, default_layout
+from colorseg.exporting import quietly
 
 Call = Callable[[], Tensor]
 Export = Callable[[], bytes]  # of the network as an ONNX file; made once for a case
@@ -72,24 +71,11 @@ def _package(name: str) -> ModuleType:
         raise Unavailable(f"{name} cannot be imported ({error}); {advice}") from None
 
 
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """The exporter reports its progress and its doubts at length."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
-
-
 def export(problem: Problem) -> bytes:
     """The network as an ONNX file for images of the problem's shape."""
     for name in ("onnx", "onnxscript"):
         _package(name)
-    with _quietly():
+    with quietly():
         program = torch.onnx.export(problem.plain(), (problem.images,), dynamo=True, verbose=False)
     assert program is not None
     content: bytes = program.model_proto.SerializeToString()

@@ -19,11 +19,10 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     import colorseg
-    from colorseg.models import load_network, load_segmenter
-    from colorseg.models.weights import metadata_of
+    from colorseg.models import load_network, load_segmenter, segments
 
-    segments = metadata_of(args.weights).get("network") == "DeepLabV3"
-    model = load_segmenter(args.weights) if segments else load_network(args.weights)
+    load = load_segmenter if segments(args.weights) else load_network
+    model = load(args.weights)
     colorseg.export(model, args.out, check=args.check)
     print(f"{args.out}: {type(model).__name__}, {Path(args.out).stat().st_size:,} bytes")
     return 0

@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+from colorseg.cli.training import chosen_classes
+
 
 def add_commands(commands: Any) -> None:
     """Add the commands to the parser's."""
@@ -32,8 +34,7 @@ def fit(args: argparse.Namespace) -> int:
     from colorseg.data import load
     from colorseg.palette import Palette
 
-    classes = None if args.classes == ["all"] else tuple(args.classes or ("horse",))
-    train, _ = load(args.data, classes=classes)
+    train, _ = load(args.data, classes=chosen_classes(args.classes))
     palette = Palette.fit(train.images, args.colors, args.seed)
     palette.save(args.out)
     print(f"{args.out}: {len(palette)} colors of {train.name}, {len(train)} pictures")

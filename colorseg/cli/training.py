@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Callable
 from typing import Any
 
 NETWORKS = ("pool_upsample", "conv_transpose", "unet")
@@ -34,6 +33,11 @@ def add_commands(commands: Any) -> None:
     measuring.set_defaults(run=evaluate)
 
 
+def chosen_classes(given: list[str] | None) -> tuple[str, ...] | None:
+    """What ``--classes`` says, as ``colorseg.data.load`` takes it: horses, or None for all."""
+    return None if given == ["all"] else tuple(given or ("horse",))
+
+
 def train(args: argparse.Namespace) -> int:
     """Train, with the flags of that network."""
     from colorseg.training.command import main
@@ -45,11 +49,9 @@ def evaluate(args: argparse.Namespace) -> int:
     """Print loss, accuracy and what else is known of the validation pictures."""
     import json
 
-    from colorseg.models.weights import metadata_of
+    from colorseg.models import segments
 
-    segments = metadata_of(args.weights).get("network") == "DeepLabV3"
-    work: Callable[[argparse.Namespace], dict[str, float]] = _segmenter if segments else _colorizer
-    figures = work(args)
+    figures = (_segmenter if segments(args.weights) else _colorizer)(args)
     if args.json:
         print(json.dumps(figures, indent=2))
     else:
@@ -64,8 +66,11 @@ def _colorizer(args: argparse.Namespace) -> dict[str, float]:
     from colorseg.training import evaluate as measure
 
     model = load_network(args.weights)
-    classes = None if args.classes == ["all"] else tuple(args.classes or ("horse",))
-    _, val = load(args.data or "sample", classes=classes, image_size=args.image_size or 32)
+    _, val = load(
+        args.data or "sample",
+        classes=chosen_classes(args.classes),
+        image_size=args.image_size or 32,
+    )
     print(f"{val.name}, {len(val)} pictures", file=sys.stderr)
     figures = measure(model, val, None, args.batch_size, args.device, task=args.task)
     if args.task == "colorize":

@@ -16,11 +16,14 @@ import csv
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from colorseg.data.pairs import File, Pair
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-_EVERY = 5  # without lists, this picture of so many is for validation
+P = TypeVar("P")
+
+EVERY = 5  # without lists, this picture of so many is for validation
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +63,8 @@ def read_layout(
     pairs = paired(pictures_in(images), pictures_in(masks), folder.name)
     first, second = (_listed(folder, part) for part in parts)
     if first is None or second is None:
-        lists = _every_fifth(list(pairs), folder)
+        logger.info("%s has no lists, so every %dth picture is for validation", folder, EVERY)
+        lists = every_fifth(list(pairs))
     else:
         lists = first, second
         twice = sorted(set(first) & set(second))
@@ -109,10 +113,10 @@ def _listed(folder: Path, part: str) -> list[str] | None:
     return None
 
 
-def _every_fifth(names: list[str], folder: Path) -> tuple[list[str], list[str]]:
-    val = names[_EVERY - 1 :: _EVERY]
-    logger.info("%s has no lists, so every %dth picture is for validation", folder, _EVERY)
-    return [name for name in names if name not in set(val)], val
+def every_fifth(pictures: list[P]) -> tuple[list[P], list[P]]:
+    """Those to train on, and every ``EVERY``th, to validate on."""
+    train = [picture for i, picture in enumerate(pictures, 1) if i % EVERY]
+    return train, pictures[EVERY - 1 :: EVERY]
 
 
 def _pair(pairs: dict[str, Pair], name: str, folder: Path) -> Pair:

@@ -15,9 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from colorseg.data.cifar10 import Part
-from colorseg.data.mask_folder import SUFFIXES
-
-_EVERY = 5  # without folders, this picture of so many is for validation
+from colorseg.data.mask_folder import SUFFIXES, every_fifth
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +46,7 @@ def read_pictures(
     if all(part.is_dir() for part in parts):
         lists = [pictures_below(part) for part in parts]
     else:
-        found = pictures_below(folder)
-        lists = [
-            [path for i, path in enumerate(found) if (i % _EVERY == _EVERY - 1) == held_out]
-            for held_out in (False, True)
-        ]
+        lists = [*every_fifth(pictures_below(folder))]
         logger.info("%s has no folders train and val: every fifth picture validates", folder)
     generator = np.random.Generator(np.random.PCG64(seed))
     places = [generator.random(len(lists[0])), np.full(len(lists[1]), 0.5)]

@@ -8,7 +8,7 @@ from colorseg.models.color import (
     UNet,
     load_network,
 )
-from colorseg.models.deeplabv3 import DeepLabV3, deeplabv3, load_segmenter
+from colorseg.models.deeplabv3 import DeepLabV3, deeplabv3, load_segmenter, segments
 from colorseg.models.summary import Summary, summary
 from colorseg.models.tiling import predict_tiled
 from colorseg.models.weights import load_weights, save_weights
@@ -27,5 +27,6 @@ __all__ = [
     "load_weights",
     "predict_tiled",
     "save_weights",
+    "segments",
     "summary",
 ]

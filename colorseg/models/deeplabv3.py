@@ -64,6 +64,11 @@ def deeplabv3(
     return fuse(model)
 
 
+def segments(weights: str | Path) -> bool:
+    """Whether a weights file says that it is of a DeepLabV3."""
+    return metadata_of(weights).get("network") == DeepLabV3.__name__
+
+
 def load_segmenter(weights: str | Path) -> "DeepLabV3":
     """The DeepLabV3 of a weights file as ``colorseg.training.fit`` writes them, in eval mode.
 
