@@ -197,7 +197,7 @@ def segmentation_cases(device: str, small: bool) -> Iterator[Case]:
 
 
 def loss_cases(device: str, small: bool) -> Iterator[Case]:
-    """Of logits far larger than the L2 cache."""
+    """Of logits far larger than the L2 cache; all contestants are replayed as graphs."""
     torch.manual_seed(0)
     for name, shape in {"24 colors": (2048, 24, 32, 32), "2 classes": (64, 2, 512, 512)}.items():
         n, classes, height, width = (2, shape[1], 8, 8) if small else shape
@@ -210,7 +210,8 @@ def loss_cases(device: str, small: bool) -> Iterator[Case]:
         for direction, gradients in (("forward", ()), ("forward+backward", (0,))):
             yield operator_case(
                 (pair[0].__name__, name, direction), *pair, [logits, labels], gradients=gradients,
-                scaled=False, bytes=logits.nbytes * (1 + len(gradients)) + labels.nbytes,
+                scaled=False, recorded=graphed,
+                bytes=logits.nbytes * (1 + len(gradients)) + labels.nbytes,
             )  # fmt: skip
 
 

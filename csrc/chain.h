@@ -12,6 +12,9 @@ constexpr int64_t kLayerInts = 16;
 // empty tensor stands for none.
 constexpr int64_t kLayerTensors = 6;
 
+// Per batch norm among the results of `chain`: its input, argmax, mean, variance and affine.
+constexpr int64_t kSavedTensors = 5;
+
 struct Layer {
   int64_t main, skip;
   ConvOptions options;

@@ -54,9 +54,14 @@ STABLE_TORCH_LIBRARY(colorseg, m) {
       "bool in_upsample, int[] stride, int[] padding, int[] dilation, int groups, bool transposed, "
       "int[] output_padding, str resample, float eps, bool relu) -> Tensor");
   // Blocks one behind the other, the last one a plain convolution; see chain.h for the description
-  // of the layers.  Returns y, and per batch norm its input, argmax, mean and variance; backward
-  // the gradient of x, and per layer those of weight, bias, bn_weight and bn_bias.
+  // of the layers.  Returns y, and per batch norm its input, argmax, mean, variance and affine;
+  // backward the gradient of x, and per layer those of weight, bias, bn_weight and bn_bias.
   m.def("chain(Tensor x, Tensor[] parameters, int[] layers, float[] eps) -> Tensor[]");
+  // For inference on CUDA: what does not depend on x, and y with the help of that.
+  m.def("prepare_chain(Tensor x, Tensor[] parameters, int[] layers, float[] eps) -> Tensor[]");
+  m.def(
+      "prepared_chain(Tensor x, Tensor[] parameters, Tensor[] prepared, int[] layers, float[] eps) "
+      "-> Tensor");
   // whether there are kernels for all of its layers on this device
   m.def("chain_fits(Tensor x, Tensor[] parameters, int[] layers, float[] eps) -> bool");
   m.def(

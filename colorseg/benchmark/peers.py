@@ -12,6 +12,7 @@ from colorseg.benchmark.parity import EXACT
 
 Function = Callable[..., Tensor]
 Layout = Callable[[Tensor], Tensor]
+Recorder = Callable[[Callable[[], Any]], Callable[[], Any]]
 
 
 def default_layout(t: Tensor) -> Tensor:
@@ -71,14 +72,15 @@ def bind(
 def operator_case(
     labels: tuple[str, str, str], ours: Function, reference: Function, inputs: Sequence[Tensor], *,
     gradients: Sequence[int] = (), plain: Function | None = None, compiles: bool = True,
-    allowed: float = EXACT, scaled: bool = True, **work: Any,
+    allowed: float = EXACT, scaled: bool = True, recorded: Recorder | None = None, **work: Any,
 ) -> Case:  # fmt: skip
     """The case (op, name, direction): all functions take ``inputs`` and give one tensor.
 
     The peers run ``plain``, or the reference where that is what one writes in PyTorch.
     ``compiles``: a compiler has something to fuse in it, so it is a peer.  Parity is checked with a
     random upstream gradient.  Without ``scaled``, for losses, what is timed has the upstream
-    gradient 1, for all contestants: ``loss.backward()``, which is what training does.
+    gradient 1, for all contestants: ``loss.backward()``, which is what training does.  What is timed
+    of each is what ``recorded`` makes of its call.
     """
     op, name, direction = labels
 
@@ -87,7 +89,7 @@ def operator_case(
             body = compiled(function) if compiling else function
             results = bind(body, inputs, gradients, layout)
             call = results if scaled else bind(body, inputs, gradients, layout, scaled)
-            return Contestant(call, results)
+            return Contestant(recorded(call) if recorded else call, results)
 
         return contestant
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from colorseg.nn.capture import captured
+from colorseg.ops.chain import Kept, preparing
 
 logger = logging.getLogger(__name__)
 
@@ -21,18 +22,19 @@ Result = Tensor | dict[str, Tensor]
 
 
 class Recording(NamedTuple):
-    """A graph, the tensor that it reads and what it writes."""
+    """A graph, the tensor that it reads, what it writes, and what else it reads."""
 
     graph: torch.cuda.CUDAGraph
     given: Tensor
     result: Result
+    kept: Kept
 
 
 class GraphedNetwork(nn.Module):
     """A network on CUDA as it computes in eval mode, replayed as one CUDA graph for each shape.
 
     What cannot be recorded runs operator by operator, which the log says once.  Threads may share
-    it; changes of its parameters in place are seen.
+    it.  Its parameters must not change: graphs read copies of some of them.
 
     Args:
         network: on a CUDA device; takes a tensor and returns one, or a dict of tensors.  It is put
@@ -144,15 +146,16 @@ def record(network: nn.Module, given: Tensor) -> Recording:
     """Record ``network(given)``; RuntimeError if it does what a graph cannot repeat."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
+    kept: Kept = {}
+    with torch.cuda.stream(stream), preparing(kept):
         for _ in range(WARM_UP):
             network(given)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     # other threads may use the device meanwhile
-    with captured(graph, capture_error_mode="thread_local"):
+    with captured(graph, capture_error_mode="thread_local"), preparing(kept):
         result = network(given)
-    return Recording(graph, given, result)
+    return Recording(graph, given, result, kept)
 
 
 def _copied(result: Result) -> Result:

@@ -1,6 +1,8 @@
 """``chain``: blocks one behind the other as one private operator, for :mod:`colorseg.nn.chain`."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +14,10 @@ from colorseg.ops._registration import needs_grad, without_autocast
 from colorseg.ops.conv_bn_relu import Running, update_running_statistics
 
 RESAMPLE_CODES = {None: 0, "maxpool2": 1, "upsample2": 2}
+SAVED = 5  # tensors of each batch norm: its input, argmax, mean, variance and affine
+
+Kept = dict[Any, list[Tensor]]
+_kept: ContextVar[Kept | None] = ContextVar("kept", default=None)
 
 
 class Layer(NamedTuple):
@@ -109,9 +115,29 @@ def run(x: Tensor, layers: Sequence[Layer]) -> Tensor:
     else:
         with torch._C._AutoDispatchBelowAutograd():
             packed = _pack(parameters, running, x)
+            kept = None if any(layer.batch_statistics for layer in layers) else _kept.get()
+            if kept is not None:
+                key = (x.dtype, *map(id, parameters))
+                if key not in kept:
+                    made = torch.ops.colorseg.prepare_chain.default(x, packed, numbers, eps)
+                    kept[key] = [t.clone() for t in made]  # some are parameters
+                own = kept[key]
+                return torch.ops.colorseg.prepared_chain.default(x, packed, own, numbers, eps)
             y, *saved = torch.ops.colorseg.chain.default(x, packed, numbers, eps)
     _update_running(layers, saved)
     return y
+
+
+@contextlib.contextmanager
+def preparing(kept: Kept) -> Iterator[None]:
+    """Inside the block, on CUDA: what chains in eval mode make of their parameters alone is made in
+    their first run and kept in ``kept`` for the others, without gradients.
+    """
+    before = _kept.set(kept)
+    try:
+        yield
+    finally:
+        _kept.reset(before)
 
 
 def fits(x: Tensor, layers: Sequence[Layer]) -> bool:
@@ -134,11 +160,11 @@ def _update_running(layers: Sequence[Layer], saved: Sequence[Tensor]) -> None:
             if tracked is not None:
                 tracked.add_(1)
             continue
-        shape = saved[4 * i].shape  # of the map, before it is upsampled
+        shape = saved[SAVED * i].shape  # of the map, before it is upsampled
         values = shape[0] * shape[2] * shape[3]
         counts.append(4 * values if layer.resample == "upsample2" else values)
         statistics.append((mean, var, tracked))
-        batch += saved[4 * i + 2 : 4 * i + 4]
+        batch += saved[SAVED * i + 2 : SAVED * i + 4]
         momenta.append(layer.momentum)
     if statistics:
         update_running_statistics(statistics, batch, counts, momenta)

@@ -58,7 +58,7 @@ Link link_of(const Layer& layer, const BlockShape& shape, Tensor map, Tensor arg
   return link;
 }
 
-// [y], and of each layer with batch norm: its input, argmax, mean and variance.
+// [y], and of each layer with batch norm what kSavedTensors says; there is no affine here.
 std::vector<Tensor> chain(const Tensor& x, const std::vector<Tensor>& parameters,
                           const Ints& numbers, const std::vector<double>& eps) {
   const std::vector<Layer> layers = read_layers(parameters, numbers, eps);
@@ -79,7 +79,7 @@ std::vector<Tensor> chain(const Tensor& x, const std::vector<Tensor>& parameters
       c.moments = {doubles_of(layer.bn.running_mean, channels, 0),
                    doubles_of(layer.bn.running_var, channels, 1)};
     results.insert(results.end(), {c.z, c.argmax, vector_of(c.moments.mean, x, ScalarType::Double),
-                                   vector_of(c.moments.var, x, ScalarType::Double)});
+                                   vector_of(c.moments.var, x, ScalarType::Double), nothing(x)});
     links.push_back(link_of(layer, p.shape, c.z, c.argmax, c.moments));
   }
   COLORSEG_CHECK(false, "the last layer of a chain must be a convolution without batch norm");
@@ -215,7 +215,7 @@ std::vector<Tensor> chain_backward(const Tensor& grad_y_, const Tensor& x,
   for (int64_t i = 0; i < count; ++i) {
     plans.push_back(plan_layer(layers[i], links, i));
     if (i + 1 == count) break;
-    const Tensor* s = &saved[4 * i];
+    const Tensor* s = &saved[kSavedTensors * i];
     const BlockShape& shape = plans[i].shape;
     const int64_t channels = shape.conv.out_channels;
     links.push_back(link_of(layers[i], shape, s[0], s[1],

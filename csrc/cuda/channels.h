@@ -42,6 +42,8 @@ struct ChannelVectors {
       : mean(new_tensor(x, {channels}, ScalarType::Double)),
         var(new_tensor(x, {channels}, ScalarType::Double)),
         affines(new_tensor(x, {channels, 3}, arithmetic_type(x))) {}
+  ChannelVectors(const Tensor& mean, const Tensor& var, const Tensor& affines)
+      : mean(mean), var(var), affines(affines) {}
   template <typename A>
   ChannelAffine<A>* affine() const {
     return pointer<ChannelAffine<A>>(affines);

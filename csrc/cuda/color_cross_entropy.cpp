@@ -70,7 +70,7 @@ Outputs color_cross_entropy(const Tensor& logits_, const Tensor& target,
   const Tensor normalizer = new_tensor(logits, {}, ScalarType::Double);
   const Tensor correct = new_tensor(logits, {}, ScalarType::Long);
   const Tensor valid = new_tensor(logits, {}, ScalarType::Long);
-  const Tensor sums = new_tensor(logits, {map.chunks(), 4}, ScalarType::Double);
+  const Tensor sums = new_tensor(logits, {pixel_chunks(map), 4}, ScalarType::Double);
   dispatch_element(logits, "color_cross_entropy", [&](auto zero) {
     using T = decltype(zero);
     Arguments<T> arguments(logits, map, target, palette, weight, ignore_index, label_smoothing,

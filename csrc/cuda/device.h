@@ -83,10 +83,9 @@ inline Tensor in_dtype(const Tensor& x, ScalarType dtype) {
 
 // The grid's first dimension numbers chunks.
 inline void check_grid(const PixelMap& map) {
-  COLORSEG_CHECK(map.pixels < (int64_t(1) << 31) && map.chunks() < (int64_t(1) << 31),
-                 "an operator on CUDA takes less than 2^31 pixels per image and 2^40 in a batch, "
-                 "got ",
-                 map.n, " images of ", map.pixels);
+  COLORSEG_CHECK(map.pixels < (int64_t(1) << 31) && pixel_chunks(map) < (int64_t(1) << 31),
+                 "an operator on CUDA takes less than 2^31 images of less than 2^31 pixels, got ",
+                 map.n, " of ", map.pixels);
 }
 
 // COLORSEG_DEBUG=1: what would be ignored is an error, at the price of waiting for the device.

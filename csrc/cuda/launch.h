@@ -1,6 +1,7 @@
 // Launches kernels: the only file that knows whether they run on a GPU or in the host emulation of
 // tests/simt.
 #pragma once
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <stdexcept>
@@ -46,6 +47,35 @@ inline DeviceLimits device_limits() {
 
 #if defined(__CUDACC__) || defined(COLORSEG_SIMT)  // what follows is for kernels alone
 
+// Every kernel begins with this: it is started while the one in front of it still runs, and waits
+// here until that has ended and its results can be read.
+__device__ inline void await_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");  // the next one may do the same
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+#if !defined(COLORSEG_SIMT)
+template <int>
+__global__ void probe() {}
+
+// Whether kernels run that can wait: those compiled for sm_90 or later.
+inline bool kernels_wait() {
+  constexpr int kDevices = 64;
+  static std::atomic<int> known[kDevices];  // 0: not yet, 1: no, 2: yes
+  int device = 0;
+  cudaGetDevice(&device);
+  std::atomic<int>& answer = known[device % kDevices];
+  if (answer == 0) {
+    cudaFuncAttributes attributes = {};
+    const bool is_known = cudaFuncGetAttributes(&attributes, probe<0>) == cudaSuccess;
+    answer = is_known && attributes.ptxVersion >= 90 ? 2 : 1;
+  }
+  return answer == 2;
+}
+#endif
+
 // The block's shared memory, as much of it as the launch asked for.
 template <typename T>
 __device__ T* shared_memory() {
@@ -72,10 +102,14 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_
                                  static_cast<int>(shared_bytes));
   }
   if (error == cudaSuccess) {
-    // clang-format off: it takes >>> apart
-    kernel<<<grid, block, shared_bytes, stream>>>(arguments...);
-    // clang-format on
-    error = cudaGetLastError();
+    cudaLaunchAttribute overlap = {};
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid, config.blockDim = block, config.stream = stream;
+    config.dynamicSmemBytes = shared_bytes;
+    config.attrs = &overlap, config.numAttrs = kernels_wait() ? 1 : 0;
+    error = cudaLaunchKernelEx(&config, kernel, static_cast<const Parameters&>(arguments)...);
   }
   if (error != cudaSuccess)
     throw std::runtime_error(std::string("a CUDA kernel of colorseg could not be launched: ") +

@@ -3,10 +3,11 @@
 namespace colorseg::cuda {
 namespace {
 
-// The convolution's result, pooled with an argmax, goes to y; returns parts of its moments if they
-// are wanted.
+// The convolution's result, pooled if `pool`, goes to y; returns parts of its moments if they are
+// wanted.
 Tensor convolve_to(const OwnConvolution& own, const OptionalTensor& bias, const Tensor& y,
-                   const OptionalTensor& argmax, bool wants_moments) {
+                   bool pool = false, const OptionalTensor& argmax = {},
+                   bool wants_moments = false) {
   const OnDevice device(y);
   Tensor parts = nothing(y);
   OptionalTensor added;
@@ -16,11 +17,15 @@ Tensor convolve_to(const OwnConvolution& own, const OptionalTensor& bias, const 
     Convolution<T> p = *forward_plan<T>(own);
     parts = new_tensor(y, {wants_moments ? p.tiling.blocks : 0, y.size(1), 3}, ScalarType::Double);
     p.bias = pointer<float>(added);
-    p.pool = argmax.has_value();
+    p.pool = pool;
     if (argmax) p.codes = pointer<uint8_t>(*argmax);
     p.targets[0].y = pointer<T>(y);
     p.targets[0].moments = pointer<Moments>(parts);
-    run_convolution(p, own.weight, weight_strides(own), device.stream());
+    const Tensor packed =
+        own.packed ? *own.packed
+                   : packed_weights<T>({{p.taps, p.in, p.out, own.weight, weight_strides(own)}},
+                                       device.stream())[0];
+    run_convolution(p, packed, device.stream());
     return true;
   });
   return parts;
@@ -47,7 +52,7 @@ std::optional<OwnConvolution> own_convolution(const Tensor& x, const Tensor& wei
 
 Tensor own_conv2d(const OwnConvolution& own, const OptionalTensor& bias) {
   const Tensor y = result_of(own, own.shape.out_height, own.shape.out_width);
-  convolve_to(own, bias, y, {}, false);
+  convolve_to(own, bias, y);
   return y;
 }
 
@@ -69,12 +74,19 @@ ConvGradients own_conv2d_backward(const OwnConvolution& own, const Tensor& grad,
       g.skip = like(own.skip->map);
       p.targets[1].y = pointer<T>(g.skip);
     }
-    run_convolution(p, own.weight, gradient_strides(own), device.stream());
+    const ToPack weight{p.taps, p.in, p.out, own.weight, gradient_strides(own)};
+    run_convolution(p, packed_weights<T>({weight}, device.stream())[0], device.stream());
     return true;
   });
   if (!needs.x) g.x = nothing(x);
   if (needs.bias) g.bias = channel_sums(grad, own.weight.scalar_type());
   return g;
+}
+
+Tensor own_resampled(const OwnConvolution& own, const BlockShape& s, const OptionalTensor& bias) {
+  const Tensor map = result_of(own, s.height, s.width);
+  convolve_to(own, bias, map, s.resample == Resample::kMaxPool2);
+  return map;
 }
 
 BlockMap own_block_map(const OwnConvolution& own, const BlockShape& s, const OptionalTensor& bias,
@@ -89,7 +101,7 @@ BlockMap own_block_map(const OwnConvolution& own, const BlockShape& s, const Opt
   const Tensor map = result_of(own, s.height, s.width);
   OptionalTensor argmax;
   if (pool) argmax = new_tensor(map, {pool_of(s, true).bytes()}, ScalarType::Byte);
-  const Tensor parts = convolve_to(own, bias, map, argmax, counted);
+  const Tensor parts = convolve_to(own, bias, map, pool, argmax, counted);
   return {map, argmax ? *argmax : nothing(map), finished_moments(map, parts, bn)};
 }
 

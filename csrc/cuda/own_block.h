@@ -16,6 +16,9 @@ Tensor own_conv2d(const OwnConvolution& own, const OptionalTensor& bias);
 // Gradients of main (as it is read: behind the prologue), skip, weight and bias.
 ConvGradients own_conv2d_backward(const OwnConvolution& own, const Tensor& grad, Needs needs);
 
+// The convolution's result, pooled if the block pools.
+Tensor own_resampled(const OwnConvolution& own, const BlockShape& s, const OptionalTensor& bias);
+
 // The map that a block's batch norm takes, pooled if the block pools, and its statistics.
 struct BlockMap {
   Tensor map, argmax;

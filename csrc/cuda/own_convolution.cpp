@@ -49,9 +49,9 @@ int channels(const Tensor& map) { return static_cast<int>(map.size(1)); }
 
 }  // namespace
 
-WeightStrides weight_strides(const OwnConvolution& own) {
-  const int64_t taps = own.weight.size(2) * own.weight.size(3), inner = own.weight.size(1) * taps;
-  return own.options.transposed ? WeightStrides{inner, taps} : WeightStrides{taps, inner};
+WeightStrides weight_strides(const Tensor& weight, const ConvOptions& options) {
+  const int64_t taps = weight.size(2) * weight.size(3), inner = weight.size(1) * taps;
+  return options.transposed ? WeightStrides{inner, taps} : WeightStrides{taps, inner};
 }
 
 WeightStrides gradient_strides(const OwnConvolution& own) {
@@ -87,17 +87,42 @@ std::optional<Convolution<T>> gradient_plan(const OwnConvolution& own, const Ten
 }
 
 template <typename T>
-void run_convolution(Convolution<T>& p, const Tensor& weight, WeightStrides strides,
-                     Stream stream) {
+std::vector<Tensor> packed_weights(const std::vector<ToPack>& weights, Stream stream) {
   const bool strict = !allows_tf32();
-  const Tensor packed = new_tensor(weight, {packed_size(p, strict)}, ScalarType::Float);
-  p.weight = packed.const_data_ptr();
-  dispatch_weight<T>(weight, [&](auto zero) {
+  std::vector<Tensor> packed;
+  const auto pack = [&](auto zero) {
     using W = decltype(zero);
-    pack_weight(p, strict, static_cast<const W*>(weight.const_data_ptr()), strides.k, strides.n,
-                packed.mutable_data_ptr(), stream);
-  });
-  convolve(p, strict, stream);
+    Packings<W> packings = {};
+    const auto flush = [&] {
+      if (packings.count > 0) pack_weights<T>(packings, strict, stream);
+      packings.count = 0;
+    };
+    for (size_t i = 0; i < weights.size(); ++i) {
+      const ToPack& w = weights[i];
+      if ((w.weight.scalar_type() == ScalarType::Float) != (sizeof(W) == 4)) continue;
+      packings.each[packings.count++] = {w.taps,
+                                         w.in,
+                                         w.out,
+                                         static_cast<const W*>(w.weight.const_data_ptr()),
+                                         w.strides.k,
+                                         w.strides.n,
+                                         packed[i].mutable_data_ptr()};
+      if (packings.count == kMostPackings) flush();
+    }
+    flush();
+  };
+  for (const ToPack& w : weights)
+    packed.push_back(
+        new_tensor(w.weight, {packed_size<T>(w.taps, w.in, w.out, strict)}, ScalarType::Float));
+  pack(float());
+  if constexpr (sizeof(T) == 2) pack(T());
+  return packed;
+}
+
+template <typename T>
+void run_convolution(Convolution<T>& p, const Tensor& packed, Stream stream) {
+  p.weight = packed.const_data_ptr();
+  convolve(p, !allows_tf32(), stream);
 }
 
 template <typename T>
@@ -138,7 +163,8 @@ bool has_own_kernels(const OwnConvolution& own) {
   template std::optional<Convolution<T>> forward_plan<T>(const OwnConvolution&);                \
   template std::optional<Convolution<T>> gradient_plan<T>(const OwnConvolution&, const Tensor&, \
                                                           bool);                                \
-  template void run_convolution(Convolution<T>&, const Tensor&, WeightStrides, Stream);         \
+  template std::vector<Tensor> packed_weights<T>(const std::vector<ToPack>&, Stream);           \
+  template void run_convolution(Convolution<T>&, const Tensor&, Stream);                        \
   template Tensor run_weight_gradient<T>(const OwnConvolution&, const Tensor&, Stream);
 COLORSEG_INSTANTIATE(float)
 COLORSEG_INSTANTIATE(__half)

@@ -20,6 +20,7 @@ struct OwnConvolution {
   Tensor weight;   // contiguous
   ConvOptions options;
   ConvShape shape;
+  OptionalTensor packed = {};  // the weight for the forward pass, if it was packed before
 };
 
 // How a weight is laid out: channel k of the input, n of the result and a tap are at
@@ -27,7 +28,10 @@ struct OwnConvolution {
 struct WeightStrides {
   int64_t k, n;
 };
-WeightStrides weight_strides(const OwnConvolution& own);
+WeightStrides weight_strides(const Tensor& weight, const ConvOptions& options);
+inline WeightStrides weight_strides(const OwnConvolution& own) {
+  return weight_strides(own.weight, own.options);
+}
 WeightStrides gradient_strides(const OwnConvolution& own);  // of the data gradient
 
 // Calls body(T()) with the element type of a map that there are kernels for; false without them.
@@ -54,9 +58,20 @@ template <typename T>
 std::optional<Convolution<T>> gradient_plan(const OwnConvolution& own, const Tensor& grad,
                                             bool skip);
 
-// p, with its weight packed first.
+// A weight for maps of T, and how it is read.
+struct ToPack {
+  ConvTaps taps;
+  Channels in, out;
+  Tensor weight;  // contiguous
+  WeightStrides strides;
+};
+
+// Weights in the order in which kernels for maps of T read them, by as few launches as possible.
 template <typename T>
-void run_convolution(Convolution<T>& p, const Tensor& weight, WeightStrides strides, Stream stream);
+std::vector<Tensor> packed_weights(const std::vector<ToPack>& weights, Stream stream);
+
+template <typename T>
+void run_convolution(Convolution<T>& p, const Tensor& packed, Stream stream);
 
 // The gradient of the weight.  grad is that of the result.
 template <typename T>

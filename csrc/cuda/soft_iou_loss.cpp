@@ -72,7 +72,7 @@ std::tuple<Tensor, Tensor, Tensor> soft_iou_loss(const Tensor& logits_, const Te
     using T = decltype(zero);
     Arguments<T> arguments(logits, s, channels_last, target, o, sums);
     auto& p = arguments.view;
-    const Tensor parts = new_tensor(logits, {p.map.chunks(), selected, 3}, ScalarType::Double);
+    const Tensor parts = new_tensor(logits, {pixel_chunks(p.map), selected, 3}, ScalarType::Double);
     p.parts = pointer<double>(parts);
     p.slopes = keep && two ? pointer<T>(kept) : nullptr;
     p.bytes = keep && !two ? pointer<uint8_t>(kept) : nullptr;

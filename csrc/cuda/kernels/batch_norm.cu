@@ -10,6 +10,7 @@ namespace {
 template <typename T>
 __global__ void __launch_bounds__(kChannelThreads)
     moments(PixelMap map, const T* x, Moments* parts) {
+  await_previous();
   using A = Arithmetic<T>;
   const int64_t channel = channel_of(map);
   double count = 0, sum = 0, squares = 0;
@@ -29,6 +30,7 @@ __global__ void __launch_bounds__(kChannelThreads)
 template <typename T>
 __global__ void __launch_bounds__(kSweepThreads)
     moments_vectors(PixelMap map, const T* x, Moments* parts) {
+  await_previous();
   constexpr int kCount = Vector<T>::kCount;
   Vector<T> values[kSweepBatch];
   float shift[kCount] = {}, few[kCount] = {}, few_squares[kCount] = {};
@@ -69,6 +71,7 @@ template <typename A>
 __global__ void __launch_bounds__(kChannelThreads)
     finish(const Moments* parts, int64_t count, BatchNorm<A> bn, double* mean, double* var,
            ChannelAffine<A>* affine) {
+  await_previous();
   const int64_t c = blockIdx.x;
   double of_mean, of_var;
   if (parts) {
@@ -86,6 +89,7 @@ __global__ void __launch_bounds__(kChannelThreads)
 template <typename A>
 __global__ void affines(int64_t channels, const double* mean, const double* var, BatchNorm<A> bn,
                         ChannelAffine<A>* affine) {
+  await_previous();
   const int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (c < channels) affine[c] = affine_of(mean[c], var[c], bn, c);
 }
@@ -94,6 +98,7 @@ template <typename T, typename A>
 __global__ void __launch_bounds__(kChannelThreads)
     apply(PixelMap map, const T* x, const ChannelAffine<A>* affine, bool relu, const T* residual,
           int64_t width, T* y) {
+  await_previous();
   const int64_t channel = channel_of(map);
   if (channel >= map.channels) return;
   const ChannelAffine<A> a = affine[channel];
@@ -111,6 +116,7 @@ template <typename T>
 __global__ void __launch_bounds__(kSweepThreads)
     apply_vectors(PixelMap map, const T* x, const ChannelAffine<float>* affine, bool relu,
                   const T* residual, T* y) {
+  await_previous();
   constexpr int kCount = Vector<T>::kCount;
   const int channel = sweep_channel<T>(map);
   ChannelAffine<float> a[kCount];

@@ -20,6 +20,7 @@ __device__ A passed(const NormalizeBackward<T, A>& p, int64_t i, const ChannelAf
 template <typename T, typename A>
 __global__ void __launch_bounds__(kChannelThreads)
     sums(NormalizeBackward<T, A> p, GradientSums* parts) {
+  await_previous();
   const int64_t channel = channel_of(p.map);
   const ChannelAffine<A> a = channel < p.map.channels ? p.affine[channel] : ChannelAffine<A>{};
   GradientSums own = {};
@@ -35,6 +36,7 @@ __global__ void __launch_bounds__(kChannelThreads)
 template <typename T>
 __global__ void __launch_bounds__(kSweepThreads)
     sums_vectors(NormalizeBackward<T, float> p, GradientSums* parts) {
+  await_previous();
   constexpr int kCount = Vector<T>::kCount;
   const int channel = sweep_channel<T>(p.map);
   ChannelAffine<float> a[kCount];
@@ -73,6 +75,7 @@ __global__ void __launch_bounds__(kChannelThreads)
     finish(const GradientSums* parts, int64_t parts_count, const double* var, double eps,
            double values, bool batch_statistics, const ChannelAffine<A>* affine, A* grad_weight,
            A* grad_bias, ChannelAffine<A>* out) {
+  await_previous();
   const int64_t c = blockIdx.x;
   const GradientSums all = merged_parts(gridDim.x, c, parts, parts_count, shared_memory<double>());
   if (threadIdx.x != 0) return;
@@ -88,6 +91,7 @@ __global__ void __launch_bounds__(kChannelThreads)
 template <typename T, typename A>
 __global__ void __launch_bounds__(kChannelThreads)
     apply(NormalizeBackward<T, A> p, const ChannelAffine<A>* out, T* grad_x) {
+  await_previous();
   const int64_t channel = channel_of(p.map);
   if (channel >= p.map.channels) return;
   const ChannelAffine<A> a = p.affine[channel], o = out[channel];
@@ -103,6 +107,7 @@ __global__ void __launch_bounds__(kChannelThreads)
 template <typename T>
 __global__ void __launch_bounds__(kSweepThreads)
     apply_vectors(NormalizeBackward<T, float> p, const ChannelAffine<float>* out, T* grad_x) {
+  await_previous();
   constexpr int kCount = Vector<T>::kCount;
   const int channel = sweep_channel<T>(p.map);
   ChannelAffine<float> a[kCount], o[kCount];
@@ -136,6 +141,7 @@ __device__ T passed(T grad, T y) {
 
 template <typename T>
 __global__ void relu_gradient(int64_t count, const T* grad, const T* y, T* to) {
+  await_previous();
   const int64_t step = int64_t(gridDim.x) * blockDim.x;
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step)
     to[i] = passed(grad[i], y[i]);
@@ -144,6 +150,7 @@ __global__ void relu_gradient(int64_t count, const T* grad, const T* y, T* to) {
 template <typename T>
 __global__ void relu_gradient_vectors(int64_t vectors, const Vector<T>* grad, const Vector<T>* y,
                                       Vector<T>* to) {
+  await_previous();
   const int64_t step = int64_t(gridDim.x) * blockDim.x;
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < vectors; i += step) {
     const Vector<T> g = grad[i], of = y[i];

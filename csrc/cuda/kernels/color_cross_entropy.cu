@@ -2,7 +2,7 @@
 // that it is bound by memory.  A pixel's channels stay in registers where their number is known.
 #include <type_traits>
 
-#include "pixels.cuh"
+#include "targets.cuh"
 #include "vectors.cuh"
 
 namespace colorseg::cuda {
@@ -31,6 +31,7 @@ struct PixelLogits {
   static constexpr int kCount = kChannels;
   using A = Arithmetic<T>;
   A values[kChannels];
+  A inverse;  // of the sum of exponentials
   __device__ PixelLogits(const Pixel<const T>& from, int) {
     if (has_vectors<const T, kChannels>(from)) {
       constexpr int kVector = Vector<T>::kCount;
@@ -47,6 +48,15 @@ struct PixelLogits {
   }
   __device__ A operator[](int c) const { return values[c]; }
   static __device__ constexpr int channels() { return kChannels; }
+  // Returns the sum of exp(z - most); from then on there are probabilities in place of logits.
+  __device__ A exponentiate(A most) {
+    A sum = A(0);
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) values[c] = exp(values[c] - most), sum += values[c];
+    inverse = A(1) / sum;
+    return sum;
+  }
+  __device__ A probability(int c, A) const { return values[c] * inverse; }
 };
 template <typename T>
 struct PixelLogits<T, 0> {
@@ -57,6 +67,12 @@ struct PixelLogits<T, 0> {
   __device__ PixelLogits(const Pixel<const T>& from, int channels) : from(from), count(channels) {}
   __device__ A operator[](int c) const { return widen(from[c]); }
   __device__ int channels() const { return count; }
+  __device__ A exponentiate(A most) const {
+    A sum = A(0);
+    for (int c = 0; c < count; ++c) sum += exp(widen(from[c]) - most);
+    return sum;
+  }
+  __device__ A probability(int c, A lse) const { return exp(widen(from[c]) - lse); }
 };
 
 // Sum of the class weights, or the number of classes: W of the label smoothing.
@@ -68,154 +84,119 @@ __device__ A total_weight(const CrossEntropy<T, A>& p) {
   return total;
 }
 
-// What a pixel should be: a class and its weight.
-template <typename A>
-struct HardTarget {
-  int label;
-  A w, total;  // its weight, also the sum of what it takes off the classes
-  template <typename T>
-  __device__ HardTarget(const CrossEntropy<T, A>& p, int64_t, int, int label)
-      : label(label), w(p.weight && label >= 0 ? p.weight[label] : A(1)), total(w) {}
-  // w_c q_c; what a logit adds to `toward`, other classes' infinities nothing; (1 - s) of the loss
-  __device__ A weighted(int c) const { return c == label ? w : A(0); }
-  __device__ A part(int c, A logit) const { return c == label ? logit : A(0); }
-  __device__ A loss(A lse, A toward) const { return w * (lse - toward); }
-};
-
-// Soft targets: the palette colors up to the last neighbor in the order of (distance, index).
-// Shares are computed anew at each use: arrays of neighbors would not stay in registers.
-template <typename A>
-struct SoftTarget {
-  const A *palette, *weight;
-  Rgb<A> rgb;
-  A nearest, farthest, falloff, inverse;
-  int last;
-  A w = A(1), total;
-  template <typename T>
-  __device__ SoftTarget(const CrossEntropy<T, A>& p, int64_t image, int pixel, int)
-      : palette(p.labels.palette),
-        weight(p.weight),
-        rgb(rgb_at(p.labels, p.map, image, pixel)),
-        nearest(A(0)),
-        farthest(A(-1)),
-        falloff(p.soft.falloff),
-        inverse(A(1)),
-        last(-1),
-        total(A(0)) {
-    A sum = A(0);
-    for (int j = 0; j < p.soft.neighbors; ++j) {
-      A best = A(INFINITY);
-      int index = 0;
-      for (int c = 0; c < p.map.channels; ++c) {
-        const A distance = rgb.distance(palette, c);
-        if (!within(distance, c) && distance < best) best = distance, index = c;
-      }
-      farthest = best, last = index;
-      if (j == 0) nearest = best;
-      const A share = exp((best - nearest) * falloff);
-      sum += share, total += share * (weight ? weight[index] : A(1));
-    }
-    inverse = A(1) / sum, total *= inverse;
-  }
-  __device__ bool within(A distance, int c) const {
-    return distance < farthest || (distance == farthest && c <= last);
-  }
-  __device__ A weighted(int c) const {
-    const A distance = rgb.distance(palette, c);
-    if (!within(distance, c)) return A(0);
-    return exp((distance - nearest) * falloff) * inverse * (weight ? weight[c] : A(1));
-  }
-  __device__ A part(int c, A logit) const { return weighted(c) * logit; }
-  __device__ A loss(A lse, A toward) const { return total * lse - toward; }
-};
-
-// d/dz_c = g ((1 - s) (sum_i w_i q_i p_c - w_c q_c) + s / C (W p_c - w_c)) with the target q, and 0
-// where the label is ignored
-template <typename T, typename A, typename Logits, typename Target>
-__device__ void write_gradient(const CrossEntropy<T, A>& p, const Logits& z, A lse, int label,
-                               const Target& target, A total, A g, const Pixel<T>& to) {
-  const A spread = p.smoothing / A(p.map.channels);
-  const A toward = g * (A(1) - p.smoothing), scale = toward * target.total + g * spread * total;
-  const auto slope = [&](int c) {
-    A value = scale * exp(z[c] - lse);
-    value -= toward * target.weighted(c);
-    if (p.smoothing != A(0)) value -= g * spread * (p.weight ? p.weight[c] : A(1));
-    return narrow<T>(label < 0 ? A(0) : value);
-  };
-  if (has_vectors<T, Logits::kCount>(to)) {
+// What is stored of each channel, by whole vectors where they fit.
+template <typename T, int kChannels, typename Value>
+__device__ void write_pixel(const Pixel<T>& to, int channels, const Value& value) {
+  if (has_vectors<T, kChannels>(to)) {
     constexpr int kVector = Vector<T>::kCount;
 #pragma unroll
-    for (int v = 0; v < Logits::kCount / kVector; ++v) {
+    for (int v = 0; v < kChannels / kVector; ++v) {
       Vector<T> vector;
 #pragma unroll
-      for (int i = 0; i < kVector; ++i) vector.values[i] = slope(v * kVector + i);
+      for (int i = 0; i < kVector; ++i) vector.values[i] = narrow<T>(value(v * kVector + i));
       reinterpret_cast<Vector<T>*>(to.data)[v] = vector;
     }
     return;
   }
+  if constexpr (kChannels > 0) {
 #pragma unroll
-  for (int c = 0; c < z.channels(); ++c) to[c] = slope(c);
+    for (int c = 0; c < kChannels; ++c) to[c] = narrow<T>(value(c));
+  } else {
+    for (int c = 0; c < channels; ++c) to[c] = narrow<T>(value(c));
+  }
+}
+
+// d/dz_c = g ((1 - s) (sum_i w_i q_i p_c - w_c q_c) + s / C (W p_c - w_c)) with the target q, and 0
+// where the label is ignored
+template <int kChannels, typename T, typename A, typename Target, typename Probability>
+__device__ void write_gradient(const CrossEntropy<T, A>& p, const Probability& probability,
+                               int label, const Target& target, A total, A g, const Pixel<T>& to) {
+  const int channels = static_cast<int>(p.map.channels);
+  if (label < 0) return write_pixel<T, kChannels>(to, channels, [](int) { return A(0); });
+  const A even = g * p.smoothing / A(channels), toward = g * (A(1) - p.smoothing);
+  const A scale = toward * target.total + even * total;
+  const auto slope = [&](int c) { return scale * probability(c) - toward * target.weighted(c); };
+  if (p.smoothing == A(0)) return write_pixel<T, kChannels>(to, channels, slope);
+  write_pixel<T, kChannels>(
+      to, channels, [&](int c) { return slope(c) - even * (p.weight ? p.weight[c] : A(1)); });
+}
+
+// Of the largest logit, or the first NaN: as torch.argmax.
+template <typename A>
+struct Largest {
+  A value;
+  int index;
+};
+template <typename Logits>
+__device__ Largest<typename Logits::A> largest(const Logits& z) {
+  Largest<typename Logits::A> most = {z[0], 0};
+#pragma unroll
+  for (int c = 1; c < z.channels(); ++c) {
+    if (z[c] > most.value) most = {z[c], c};
+  }
+  return most;
+}
+template <typename T>
+__device__ int first_nan(const Pixel<const T>& z, int channels, int otherwise) {
+  for (int c = 0; c < channels; ++c) {
+    if (widen(z[c]) != widen(z[c])) return c;
+  }
+  return otherwise;
 }
 
 template <typename T, typename A, int kChannels, typename Target>
-__global__ void __launch_bounds__(kThreads) forward(CrossEntropy<T, A> p) {
+__global__ void __launch_bounds__(kPixelThreads) forward(CrossEntropy<T, A> p) {
+  await_previous();
   const PixelMap& map = p.map;
+  const int channels = static_cast<int>(map.channels);
   const Chunk chunk = chunk_of(map, blockIdx.x);
   const A total = p.smoothing != A(0) ? total_weight(p) : A(0);
   // a mean's divisor before it is known: right unless there are weights or ignored pixels
   const A common = p.mean ? A(1.0 / (double(map.n) * double(map.pixels))) : A(1);
-  CrossEntropySums sums = {0, 0, 0, 0};
+  double sums[4] = {0, 0, 0, 0};
   for (int i = chunk.first + threadIdx.x; i < chunk.last; i += blockDim.x) {
     const int64_t at = chunk.image * map.pixels + i;
-    const PixelLogits<T, kChannels> z(pixel_of(map, p.logits, chunk.image, i),
-                                      static_cast<int>(map.channels));
+    const Pixel<const T> pixel = pixel_of(map, p.logits, chunk.image, i);
+    PixelLogits<T, kChannels> z(pixel, channels);
     const int label = label_at(p.labels, map, chunk.image, i);
     const Target target(p, chunk.image, i, label);
-    A most = z[0], best = z[0], toward = A(0), weighted = A(0);
-    int argmax = 0;
-#pragma unroll
-    for (int c = 0; c < z.channels(); ++c) {
-      const A value = z[c];
-      most = fmax(most, value);
-      if (value > best || (value != value && best == best)) best = value, argmax = c;
-      toward += target.part(c, value);
-      if (p.smoothing != A(0)) weighted += (p.weight ? p.weight[c] : A(1)) * value;
-    }
-    A sum = A(0);
-#pragma unroll
-    for (int c = 0; c < z.channels(); ++c) sum += exp(z[c] - most);
-    const A lse = most + log(sum);
-    A loss = target.loss(lse, toward);
+    const Largest<A> most = largest(z);
+    const A lse = most.value + log(z.exponentiate(most.value));
+    const int argmax = lse == lse ? most.index : first_nan(pixel, channels, most.index);
+    A loss = target.loss(lse, target.toward(pixel, channels));
     if (p.smoothing != A(0)) {
-      loss = (A(1) - p.smoothing) * loss + p.smoothing / A(map.channels) * (total * lse - weighted);
+      A weighted = A(0);
+      for (int c = 0; c < channels; ++c)
+        weighted += (p.weight ? p.weight[c] : A(1)) * widen(pixel[c]);
+      loss = (A(1) - p.smoothing) * loss + p.smoothing / A(channels) * (total * lse - weighted);
     }
-    if (label >= 0)
-      sums.loss += loss, sums.weight += target.w, sums.valid += 1, sums.correct += argmax == label;
+    if (label >= 0) sums[0] += loss, sums[1] += target.w, sums[2] += 1, sums[3] += argmax == label;
     p.log_sum_exp[at] = lse;
     if (p.loss) p.loss[at] = label < 0 ? A(0) : loss;
     if (p.argmax) p.argmax[at] = argmax;
     if (p.gradient)
-      write_gradient(p, z, lse, label, target, total, common,
-                     pixel_of(map, p.gradient, chunk.image, i));
+      write_gradient<kChannels>(
+          p, [&](int c) { return z.probability(c, lse); }, label, target, total, common,
+          pixel_of(map, p.gradient, chunk.image, i));
   }
-  double* shared = shared_memory<double>();
-  sums.loss = block_sum(sums.loss, shared), sums.weight = block_sum(sums.weight, shared);
-  sums.valid = block_sum(sums.valid, shared), sums.correct = block_sum(sums.correct, shared);
-  if (threadIdx.x == 0) p.sums[blockIdx.x] = sums;
+  block_sums(sums, shared_memory<double>());
+  if (threadIdx.x == 0) p.sums[blockIdx.x] = {sums[0], sums[1], sums[2], sums[3]};
 }
 
 // One block adds up the chunks.
 template <typename A>
 __global__ void finish(const CrossEntropySums* parts, int64_t chunks, double pixels, bool mean,
                        CrossEntropyResults<A> results) {
-  CrossEntropySums sums = {0, 0, 0, 0};
+  await_previous();
+  double added[4] = {0, 0, 0, 0};
+#pragma unroll 4
   for (int64_t i = threadIdx.x; i < chunks; i += blockDim.x) {
-    sums.loss += parts[i].loss, sums.weight += parts[i].weight;
-    sums.valid += parts[i].valid, sums.correct += parts[i].correct;
+    const CrossEntropySums part = parts[i];
+    added[0] += part.loss, added[1] += part.weight, added[2] += part.valid;
+    added[3] += part.correct;
   }
-  double* shared = shared_memory<double>();
-  sums.loss = block_sum(sums.loss, shared), sums.weight = block_sum(sums.weight, shared);
-  sums.valid = block_sum(sums.valid, shared), sums.correct = block_sum(sums.correct, shared);
+  block_sums(added, shared_memory<double>());
+  const CrossEntropySums sums = {added[0], added[1], added[2], added[3]};
   if (threadIdx.x != 0) return;
   const bool none = sums.valid == 0;  // all ignored: 0, where torch gives NaN
   *results.loss = A(mean ? (none ? 0 : sums.loss / sums.weight) : sums.loss);
@@ -226,8 +207,9 @@ __global__ void finish(const CrossEntropySums* parts, int64_t chunks, double pix
 }
 
 template <typename T, typename A, int kChannels, typename Target>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kPixelThreads)
     backward(CrossEntropy<T, A> p, const A* upstream, bool each, const double* normalizer) {
+  await_previous();
   const PixelMap& map = p.map;
   const Chunk chunk = chunk_of(map, blockIdx.x);
   const A total = p.smoothing != A(0) ? total_weight(p) : A(0);
@@ -238,13 +220,16 @@ __global__ void __launch_bounds__(kThreads)
                                       static_cast<int>(map.channels));
     const int label = label_at(p.labels, map, chunk.image, i);
     const Target target(p, chunk.image, i, label);
-    write_gradient(p, z, p.log_sum_exp[at], label, target, total, each ? upstream[at] : common,
-                   pixel_of(map, p.gradient, chunk.image, i));
+    const A lse = p.log_sum_exp[at];
+    write_gradient<kChannels>(
+        p, [&](int c) { return exp(z[c] - lse); }, label, target, total,
+        each ? upstream[at] : common, pixel_of(map, p.gradient, chunk.image, i));
   }
 }
 
 template <typename T, typename A>
 __global__ void multiply(int64_t count, const A* factor_, T* values) {
+  await_previous();
   const A factor = *factor_;
   if (factor == A(1)) return;
   const int64_t step = int64_t(gridDim.x) * blockDim.x;
@@ -262,12 +247,12 @@ void scale(int64_t count, const A* factor, T* values, Stream stream) {
 template <typename T, typename A>
 void cross_entropy(const CrossEntropy<T, A>& p, const CrossEntropyResults<A>& results,
                    Stream stream) {
-  const size_t shared = kMostWarps * sizeof(double);
+  const size_t shared = 4 * kMostWarps * sizeof(double);
   const auto kernel = p.soft.neighbors    ? forward<T, A, 0, SoftTarget<A>>
                       : unrolls<A>(p.map) ? forward<T, A, kUnrolled<A>, HardTarget<A>>
                                           : forward<T, A, 0, HardTarget<A>>;
-  launch(kernel, chunk_grid(p.map), dim3(kThreads), shared, stream, p);
-  launch(finish<A>, dim3(1), dim3(512), shared, stream, p.sums, p.map.chunks(),
+  launch(kernel, chunk_grid(p.map), dim3(kPixelThreads), shared, stream, p);
+  launch(finish<A>, dim3(1), dim3(512), shared, stream, p.sums, pixel_chunks(p.map),
          double(p.map.n) * double(p.map.pixels), p.mean, results);
   if (p.gradient && p.mean)
     scale(p.map.n * p.map.channels * p.map.pixels, results.correction, p.gradient, stream);
@@ -279,7 +264,7 @@ void cross_entropy_backward(const CrossEntropy<T, A>& p, const A* upstream, bool
   const auto kernel = p.soft.neighbors    ? backward<T, A, 0, SoftTarget<A>>
                       : unrolls<A>(p.map) ? backward<T, A, kUnrolled<A>, HardTarget<A>>
                                           : backward<T, A, 0, HardTarget<A>>;
-  launch(kernel, chunk_grid(p.map), dim3(kThreads), 0, stream, p, upstream, each, normalizer);
+  launch(kernel, chunk_grid(p.map), dim3(kPixelThreads), 0, stream, p, upstream, each, normalizer);
 }
 
 #define COLORSEG_INSTANTIATE(T)                                                            \

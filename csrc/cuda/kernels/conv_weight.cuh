@@ -17,11 +17,11 @@ struct alignas(16) WeightFragment<true> {
 };
 
 // Groups of 8 result channels that a block takes at a time, and all of them with the padding.
-inline int block_weight_tiles(const Channels& out, bool strict) {
+__host__ __device__ inline int block_weight_tiles(const Channels& out, bool strict) {
   const int tiles = (out.padded + 7) / 8;
   return tiles <= 1 ? 1 : tiles <= 3 ? 3 : tiles <= 4 || strict ? 4 : 8;
 }
-inline int weight_tiles(const Channels& out, bool strict) {
+__host__ __device__ inline int weight_tiles(const Channels& out, bool strict) {
   const int tiles = (out.padded + 7) / 8, block = block_weight_tiles(out, strict);
   return (tiles + block - 1) / block * block;
 }

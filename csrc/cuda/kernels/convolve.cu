@@ -68,6 +68,7 @@ __device__ void multiply(const Convolution<T>& p, int phase, int row_bytes,
 template <typename T, bool kStrict, int kTilesM, int kTilesN>
 __global__ void __launch_bounds__(kConvThreads, kTilesN == 8 ? 2 : 3)
     convolve_tiles(const __grid_constant__ Convolution<T> p) {
+  await_previous();
   constexpr int kColumns = kTilesN * 8, kStride = stage_stride<kColumns>();
   auto* shared = shared_memory<unsigned char>();
   const Memory memory = memory_of<T, kColumns>(p);

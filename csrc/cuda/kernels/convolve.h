@@ -89,15 +89,30 @@ struct Convolution {
 template <typename T>
 bool plan(Convolution<T>& p, bool strict);
 
-// Elements of 4 bytes of a packed weight.
-template <typename T>
-int64_t packed_size(const Convolution<T>& p, bool strict);
-
-// The weight, of T or float, in the order in which lanes read it.  Channel k of `in`, channel n of
+// A weight and where it goes in the order in which lanes read it.  Channel k of `in`, channel n of
 // `out` and a tap have it at k * k_stride + n * n_stride + tap.
+template <typename W>
+struct Packing {
+  ConvTaps taps;
+  Channels in, out;
+  const W* weight;
+  int64_t k_stride, n_stride;
+  void* packed;
+};
+constexpr int kMostPackings = 8;  // at a time
+template <typename W>
+struct Packings {
+  int count;
+  Packing<W> each[kMostPackings];
+};
+
+// Elements of 4 bytes of a packed weight for maps of T.
+template <typename T>
+int64_t packed_size(const ConvTaps& taps, const Channels& in, const Channels& out, bool strict);
+
+// W: T or float.
 template <typename T, typename W>
-void pack_weight(const Convolution<T>& p, bool strict, const W* weight, int64_t k_stride,
-                 int64_t n_stride, void* packed, Stream);
+void pack_weights(const Packings<W>& packings, bool strict, Stream);
 
 template <typename T>
 void convolve(const Convolution<T>& p, bool strict, Stream);
@@ -118,7 +133,7 @@ bool plan(WeightGradient<T>& w);
 template <typename T>
 int64_t partial_size(const WeightGradient<T>& w);
 
-// grad_weight is laid out as in pack_weight.
+// grad_weight is laid out as in Packing.
 template <typename T, typename W>
 void weight_gradient(const WeightGradient<T>& w, bool strict, int64_t k_stride, int64_t n_stride,
                      float* partial, W* grad_weight, Stream);

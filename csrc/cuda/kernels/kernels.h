@@ -11,16 +11,26 @@ inline dim3 flat_grid(int64_t count) {
   return dim3(static_cast<unsigned>(blocks < most ? blocks : most));
 }
 
-// The unit of work on pixels: sums over chunks are added in their order.
-constexpr int kChunkPixels = 512;
-
 // Logits, or a gradient of them: (n, channels, pixels), or (n, pixels, channels).
 struct PixelMap {
   int64_t n, channels, pixels;
   bool channels_last;
-  int64_t chunks_per_image() const { return (pixels + kChunkPixels - 1) / kChunkPixels; }
-  int64_t chunks() const { return n * chunks_per_image(); }
 };
+
+// Pixels of an image that a block takes: some for each of its threads, no more than keep a GPU
+// busy. It depends on the map alone, so that sums, added in the order of the chunks, have the same
+// bits on every device.
+constexpr int kPixelThreads = 128;
+__host__ __device__ inline int64_t pixel_chunk(const PixelMap& map) {
+  const int64_t most_chunks = 4096;
+  const int64_t share = (map.n * map.pixels + most_chunks - 1) / most_chunks;
+  const int64_t rounds = (share + kPixelThreads - 1) / kPixelThreads;
+  return (rounds > 0 ? rounds : 1) * kPixelThreads;
+}
+__host__ __device__ inline int64_t image_chunks(const PixelMap& map) {
+  return (map.pixels + pixel_chunk(map) - 1) / pixel_chunk(map);
+}
+inline int64_t pixel_chunks(const PixelMap& map) { return map.n * image_chunks(map); }
 
 enum class LabelKind { kInt64, kUint8, kRgbBytes, kRgb };
 

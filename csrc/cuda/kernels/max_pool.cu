@@ -29,6 +29,7 @@ __device__ inline int64_t corner(const Pool& pool, int i) {
 
 template <typename T>
 __global__ void forward(Pool pool, int64_t bytes, const T* full, T* pooled, uint8_t* codes) {
+  await_previous();
   const int64_t byte = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (byte >= bytes) return;
   unsigned packed = 0;
@@ -48,6 +49,7 @@ __global__ void forward(Pool pool, int64_t bytes, const T* full, T* pooled, uint
 template <typename T>
 __global__ void backward(Pool pool, int64_t bytes, const T* grad, const uint8_t* codes,
                          T* grad_full) {
+  await_previous();
   const int64_t byte = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (byte >= bytes) return;
   const unsigned packed = codes[byte];
@@ -63,6 +65,7 @@ __global__ void backward(Pool pool, int64_t bytes, const T* grad, const uint8_t*
 template <typename T>
 __global__ void __launch_bounds__(kPoolThreads)
     backward_bytes(Pool pool, int64_t bytes, const T* grad, const uint8_t* codes, T* grad_full) {
+  await_previous();
   struct alignas(4 * sizeof(T)) Four {
     T values[4];
   };

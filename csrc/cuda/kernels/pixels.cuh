@@ -1,5 +1,5 @@
 // What kernels over pixels share: a block works on one chunk of an image, a thread on every
-// kThreads-th pixel of it.
+// kPixelThreads-th pixel of it.
 #pragma once
 #include "kernels.h"
 #include "number.cuh"
@@ -7,7 +7,6 @@
 
 namespace colorseg::cuda {
 
-constexpr int kThreads = 128;
 constexpr int kIgnored = -1;  // also labels out of range: they are never read as an index
 
 // The chunk of a block: pixels [first, last) of one image.
@@ -16,10 +15,26 @@ struct Chunk {
   int first, last;
 };
 __device__ inline Chunk chunk_of(const PixelMap& map, int64_t index) {
-  const int64_t per_image = (map.pixels + kChunkPixels - 1) / kChunkPixels;
-  const int64_t image = index / per_image, first = index % per_image * kChunkPixels;
-  const int64_t last = first + kChunkPixels < map.pixels ? first + kChunkPixels : map.pixels;
+  const int64_t per_image = image_chunks(map), size = pixel_chunk(map);
+  const int64_t image = index / per_image, first = index % per_image * size;
+  const int64_t last = first + size < map.pixels ? first + size : map.pixels;
   return {image, static_cast<int>(first), static_cast<int>(last)};
+}
+
+// Calls load(b, pixel) for kBatch of a thread's pixels of a chunk, then use(b, pixel): loads of all
+// are on their way at a time.
+template <int kBatch, typename Load, typename Use>
+__device__ void for_pixels(const Chunk& chunk, const Load& load, const Use& use) {
+  for (int first = chunk.first + threadIdx.x; first < chunk.last; first += kBatch * kPixelThreads) {
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      if (first + b * kPixelThreads < chunk.last) load(b, first + b * kPixelThreads);
+    }
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      if (first + b * kPixelThreads < chunk.last) use(b, first + b * kPixelThreads);
+    }
+  }
 }
 
 // One pixel of a map: its channels are `stride` apart.
@@ -93,6 +108,8 @@ __device__ int label_at(const LabelSource<A>& source, const PixelMap& map, int64
 }
 
 // One block per chunk.
-inline dim3 chunk_grid(const PixelMap& map) { return dim3(static_cast<unsigned>(map.chunks())); }
+inline dim3 chunk_grid(const PixelMap& map) {
+  return dim3(static_cast<unsigned>(pixel_chunks(map)));
+}
 
 }  // namespace colorseg::cuda

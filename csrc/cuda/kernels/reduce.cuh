@@ -16,18 +16,30 @@ __device__ T warp_sum(T value) {
   return value;
 }
 
-// Floats of shared memory that block_sum uses, in elements: one per warp.
+// Most warps of a block: block_sums of N values needs N * kMostWarps values of shared memory.
 constexpr int kMostWarps = 32;
 
-// Every thread gets the sum of the block, which has whole warps; shared: [kMostWarps].
+// Every thread gets the sums of the block, which has whole warps; shared: [kCount * kMostWarps].
+template <int kCount, typename T>
+__device__ void block_sums(T (&values)[kCount], T* shared) {
+  const int warps = blockDim.x / kWarp, warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) values[i] = warp_sum(values[i]);
+  __syncthreads();  // earlier sums may still be read
+  if (lane == 0) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) shared[i * kMostWarps + warp] = values[i];
+  }
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < kCount; ++i)
+    values[i] = warp_sum(lane < warps ? shared[i * kMostWarps + lane] : T(0));
+}
 template <typename T>
 __device__ T block_sum(T value, T* shared) {
-  const int warps = blockDim.x / kWarp, warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  value = warp_sum(value);
-  __syncthreads();  // an earlier sum may still be read
-  if (lane == 0) shared[warp] = value;
-  __syncthreads();
-  return warp_sum(lane < warps ? shared[lane] : T(0));
+  T values[] = {value};
+  block_sums(values, shared);
+  return values[0];
 }
 
 }  // namespace colorseg::cuda

@@ -30,6 +30,7 @@ __device__ void move_to(const RunningVector& v, int channel, double momentum, do
 
 __global__ void __launch_bounds__(kUpdateThreads)
     update(const __grid_constant__ RunningUpdates all) {
+  await_previous();
   const RunningUpdate& u = all.updates[blockIdx.x];
   const int64_t batches = u.tracked ? *u.tracked + 1 : 0;
   __syncthreads();  // all have read it

@@ -5,7 +5,8 @@
 namespace colorseg::cuda {
 namespace {
 
-constexpr int kPerThread = kChunkPixels / kThreads;
+constexpr int kBatch = 4;  // pixels of a thread at a time
+constexpr int kWarps = kPixelThreads / kWarp;
 
 // Softmax of one pixel, from two passes over its logits.
 template <typename T>
@@ -22,65 +23,123 @@ struct Softmax {
   __device__ A operator[](int c) const { return exp(widen(z[c]) - most) * inverse; }
 };
 
+// The probabilities of two classes.
+template <typename A>
+struct TwoShares {
+  A x[2];
+  __device__ TwoShares(A z0, A z1) {
+    const A most = fmax(z0, z1), infinite = most - most;  // NaN of an infinity, as in softmax
+    const A e = exp(infinite - fabs(z1 - z0)), larger = A(1) / (A(1) + e), smaller = e * larger;
+    x[0] = z1 < z0 ? larger : smaller, x[1] = z1 < z0 ? smaller : larger;
+  }
+};
+
 // parts: per class the intersection, the probability and the target of one chunk.
 template <typename T, typename A>
-__global__ void __launch_bounds__(kThreads) add_pixels(SoftIouLoss<T, A> p) {
+__global__ void __launch_bounds__(kPixelThreads) add_pixels_of_two(SoftIouLoss<T, A> p) {
+  await_previous();
   const PixelMap& map = p.map;
-  const int channels = static_cast<int>(map.channels);
   const Chunk chunk = chunk_of(map, blockIdx.x);
-  int label[kPerThread];
-  A most[kPerThread], inverse[kPerThread];
+  A z[kBatch][2];
+  int label[kBatch];
+  double sums[6] = {0, 0, 0, 0, 0, 0};  // three of each class
+  for_pixels<kBatch>(
+      chunk,
+      [&](int b, int i) {
+        const Pixel<const T> pixel = pixel_of(map, p.logits, chunk.image, i);
+        z[b][0] = widen(pixel[0]), z[b][1] = widen(pixel[1]);
+        label[b] = label_at(p.labels, map, chunk.image, i);
+      },
+      [&](int b, int i) {
+        const TwoShares<A> shares(z[b][0], z[b][1]);
+        if (label[b] >= 0) {
 #pragma unroll
-  for (int j = 0; j < kPerThread; ++j) {
-    const int i = chunk.first + threadIdx.x + j * kThreads;
-    label[j] = kIgnored, most[j] = inverse[j] = A(0);
-    if (i >= chunk.last) continue;
-    const int64_t at = chunk.image * map.pixels + i;
-    const Softmax<T> x(pixel_of(map, p.logits, chunk.image, i), channels);
-    label[j] = label_at(p.labels, map, chunk.image, i);
-    most[j] = x.most, inverse[j] = x.inverse;
-    if (p.bytes) p.bytes[at] = static_cast<uint8_t>(label[j]);
-    if (p.slopes) {
-      const A slope = x[0] * x[1];
-      p.slopes[at] = narrow<T>(label[j] < 0 ? A(0) : label[j] == 1 ? slope : -slope);
-    }
-  }
-  double* shared = shared_memory<double>();
-  for (int k = 0; k < p.classes.count; ++k) {
-    const int id = p.classes.ids[k];
-    A inside = A(0), probability = A(0);
-    int target = 0;
-#pragma unroll
-    for (int j = 0; j < kPerThread; ++j) {
-      if (label[j] < 0) continue;
-      const int i = chunk.first + threadIdx.x + j * kThreads;
-      const A z = widen(pixel_of(map, p.logits, chunk.image, i)[id]);
-      const A x = exp(z - most[j]) * inverse[j];
-      probability += x;
-      if (label[j] == id) inside += x, ++target;
-    }
+          for (int c = 0; c < 2; ++c) {
+            sums[3 * c] += label[b] == c ? shares.x[c] : A(0);
+            sums[3 * c + 1] += shares.x[c];
+            sums[3 * c + 2] += label[b] == c;
+          }
+        }
+        if (p.slopes == nullptr) return;
+        const A slope = label[b] < 0 ? A(0) : shares.x[0] * shares.x[1];
+        p.slopes[chunk.image * map.pixels + i] = narrow<T>(label[b] == 1 ? slope : -slope);
+      });
+  block_sums(sums, shared_memory<double>());
+  for (int k = threadIdx.x; k < p.classes.count; k += kPixelThreads) {
     double* to = p.parts + (int64_t(blockIdx.x) * p.classes.count + k) * 3;
-    const double sums[3] = {block_sum(double(inside), shared),
-                            block_sum(double(probability), shared),
-                            block_sum(double(target), shared)};
-    for (int s = 0; s < 3 && threadIdx.x == 0; ++s) to[s] = sums[s];
+    const bool second = p.classes.ids[k] == 1;
+    for (int s = 0; s < 3; ++s) to[s] = second ? sums[3 + s] : sums[s];
   }
+}
+
+// The same of any classes; shared: [kWarps][classes][3].
+template <typename T, typename A>
+__global__ void __launch_bounds__(kPixelThreads) add_pixels(SoftIouLoss<T, A> p) {
+  await_previous();
+  const PixelMap& map = p.map;
+  const int channels = static_cast<int>(map.channels), classes = p.classes.count;
+  const Chunk chunk = chunk_of(map, blockIdx.x);
+  double* shared = shared_memory<double>();
+  double* own = shared + threadIdx.x / kWarp * classes * 3;
+  for (int first = chunk.first; first < chunk.last; first += kBatch * kPixelThreads) {
+    int label[kBatch];
+    A most[kBatch], inverse[kBatch];
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      const int i = first + threadIdx.x + b * kPixelThreads;
+      label[b] = kIgnored, most[b] = inverse[b] = A(0);
+      if (i >= chunk.last) continue;
+      const Softmax<T> x(pixel_of(map, p.logits, chunk.image, i), channels);
+      label[b] = label_at(p.labels, map, chunk.image, i);
+      most[b] = x.most, inverse[b] = x.inverse;
+      if (p.bytes) p.bytes[chunk.image * map.pixels + i] = static_cast<uint8_t>(label[b]);
+    }
+    for (int k = 0; k < classes; ++k) {
+      const int id = p.classes.ids[k];
+      A inside = A(0), probability = A(0);
+      int target = 0;
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        if (label[b] < 0) continue;
+        const int i = first + threadIdx.x + b * kPixelThreads;
+        const A z = widen(pixel_of(map, p.logits, chunk.image, i)[id]);
+        const A x = exp(z - most[b]) * inverse[b];
+        probability += x;
+        if (label[b] == id) inside += x, ++target;
+      }
+      const double sums[3] = {double(warp_sum(inside)), double(warp_sum(probability)),
+                              double(warp_sum(target))};
+      for (int s = 0; s < 3 && threadIdx.x % kWarp == 0; ++s)
+        own[3 * k + s] = first == chunk.first ? sums[s] : own[3 * k + s] + sums[s];
+    }
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < 3 * classes; i += kPixelThreads) {
+    double sum = 0;
+    for (int warp = 0; warp < kWarps; ++warp) sum += shared[warp * 3 * classes + i];
+    p.parts[int64_t(blockIdx.x) * classes * 3 + i] = sum;
+  }
+}
+
+template <typename T, typename A>
+__host__ __device__ int64_t row_chunks(const SoftIouLoss<T, A>& p) {
+  return (p.per_image ? 1 : p.map.n) * image_chunks(p.map);
 }
 
 // A block per row (image, or the batch) and class adds up chunks: intersection and union.
 template <typename T, typename A>
 __global__ void add_chunks(SoftIouLoss<T, A> p) {
+  await_previous();
   const int classes = p.classes.count, k = blockIdx.x % classes;
-  const int64_t row = blockIdx.x / classes,
-                per_image = (p.map.pixels + kChunkPixels - 1) / kChunkPixels;
-  const int64_t chunks = p.per_image ? per_image : per_image * p.map.n;
+  const int64_t row = blockIdx.x / classes, chunks = row_chunks(p);
   double sums[3] = {0, 0, 0};
+#pragma unroll 4
   for (int64_t i = threadIdx.x; i < chunks; i += blockDim.x) {
     const double* part = p.parts + ((row * chunks + i) * classes + k) * 3;
+#pragma unroll
     for (int s = 0; s < 3; ++s) sums[s] += part[s];
   }
-  double* shared = shared_memory<double>();
-  for (int s = 0; s < 3; ++s) sums[s] = block_sum(sums[s], shared);
+  block_sums(sums, shared_memory<double>());
   if (threadIdx.x != 0) return;
   p.sums[2 * blockIdx.x] = sums[0];
   p.sums[2 * blockIdx.x + 1] = sums[1] + sums[2] - sums[0];
@@ -98,6 +157,7 @@ __device__ double weight_of(const SoftIouLoss<T, A>& p, int k) {
 // 1 - (I + s) / (U + s'), see SoftIou in csrc/soft_iou_loss.h.
 template <typename T, typename A>
 __global__ void losses_of(SoftIouLoss<T, A> p, int64_t count, bool reduced, A* losses) {
+  await_previous();
   double sum = 0;
   for (int64_t i = threadIdx.x; i < count; i += blockDim.x) {
     const double intersection = p.sums[2 * i] + p.smooth_numerator;
@@ -115,6 +175,7 @@ __global__ void losses_of(SoftIouLoss<T, A> p, int64_t count, bool reduced, A* l
 // channels, 2); a block per row.
 template <typename T, typename A>
 __global__ void slopes_of(SoftIouLoss<T, A> p, const A* upstream, bool each, A* slopes) {
+  await_previous();
   const int channels = static_cast<int>(p.map.channels), classes = p.classes.count;
   const double share = p.mean ? 1.0 / (double(gridDim.x) * double(classes)) : 1.0;
   for (int c = threadIdx.x; c < channels; c += blockDim.x) {
@@ -134,25 +195,29 @@ __global__ void slopes_of(SoftIouLoss<T, A> p, const A* upstream, bool each, A* 
 
 // dL/dz_1 = x_0 x_1 (d_1 - d_0) = -dL/dz_0, where the last factor has a value per label.
 template <typename T, typename A>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kPixelThreads)
     backward_of_two(SoftIouLoss<T, A> p, const A* slopes, T* gradient) {
+  await_previous();
   const PixelMap& map = p.map;
   const Chunk chunk = chunk_of(map, blockIdx.x);
   const A* d = slopes + (p.per_image ? 4 * chunk.image : 0);
   const A at0 = d[0] - d[3], at1 = d[2] - d[1];
-  for (int i = chunk.first + threadIdx.x; i < chunk.last; i += blockDim.x) {
-    const A slope = widen(p.slopes[chunk.image * map.pixels + i]);
-    const A value = slope == A(0) ? A(0) : slope * (slope > A(0) ? at1 : at0);
-    const Pixel<T> to = pixel_of(map, gradient, chunk.image, i);
-    to[1] = narrow<T>(value);
-    to[0] = narrow<T>(-value);
-  }
+  A slope[kBatch];
+  for_pixels<kBatch>(
+      chunk, [&](int b, int i) { slope[b] = widen(p.slopes[chunk.image * map.pixels + i]); },
+      [&](int b, int i) {
+        const A value = slope[b] == A(0) ? A(0) : slope[b] * (slope[b] > A(0) ? at1 : at0);
+        const Pixel<T> to = pixel_of(map, gradient, chunk.image, i);
+        to[1] = narrow<T>(value);
+        to[0] = narrow<T>(-value);
+      });
 }
 
 // With x = softmax(z) and d_k = dL/dx_k: dL/dz_c = x_c (d_c - sum_k x_k d_k).
 template <typename T, typename A>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kPixelThreads)
     backward(SoftIouLoss<T, A> p, const A* slopes, T* gradient) {
+  await_previous();
   const PixelMap& map = p.map;
   const int channels = static_cast<int>(map.channels);
   const Chunk chunk = chunk_of(map, blockIdx.x);
@@ -174,10 +239,16 @@ __global__ void __launch_bounds__(kThreads)
 
 template <typename T, typename A>
 void soft_iou(const SoftIouLoss<T, A>& p, bool reduced, A* losses, Stream stream) {
-  const size_t shared = kMostWarps * sizeof(double);
+  const size_t shared = 3 * kMostWarps * sizeof(double);
   const int64_t count = (p.per_image ? p.map.n : 1) * int64_t(p.classes.count);
-  launch(add_pixels<T, A>, chunk_grid(p.map), dim3(kThreads), shared, stream, p);
-  launch(add_chunks<T, A>, dim3(static_cast<unsigned>(count)), dim3(256), shared, stream, p);
+  if (p.map.channels == 2) {
+    launch(add_pixels_of_two<T, A>, chunk_grid(p.map), dim3(kPixelThreads), 2 * shared, stream, p);
+  } else {
+    launch(add_pixels<T, A>, chunk_grid(p.map), dim3(kPixelThreads),
+           sizeof(double) * kWarps * 3 * p.classes.count, stream, p);
+  }
+  launch(add_chunks<T, A>, dim3(static_cast<unsigned>(count)),
+         dim3(row_chunks(p) > 8 * kWarp ? 1024 : kWarp), shared, stream, p);
   launch(losses_of<T, A>, dim3(1), dim3(256), shared, stream, p, count, reduced, losses);
 }
 
@@ -185,10 +256,10 @@ template <typename T, typename A>
 void soft_iou_backward(const SoftIouLoss<T, A>& p, const A* upstream, bool each, A* slopes,
                        T* gradient, Stream stream) {
   const int64_t rows = p.per_image ? p.map.n : 1;
-  launch(slopes_of<T, A>, dim3(static_cast<unsigned>(rows)), dim3(kThreads), 0, stream, p, upstream,
-         each, slopes);
-  launch(p.slopes ? backward_of_two<T, A> : backward<T, A>, chunk_grid(p.map), dim3(kThreads), 0,
-         stream, p, static_cast<const A*>(slopes), gradient);
+  launch(slopes_of<T, A>, dim3(static_cast<unsigned>(rows)), dim3(kPixelThreads), 0, stream, p,
+         upstream, each, slopes);
+  launch(p.slopes ? backward_of_two<T, A> : backward<T, A>, chunk_grid(p.map), dim3(kPixelThreads),
+         0, stream, p, static_cast<const A*>(slopes), gradient);
 }
 
 #define COLORSEG_INSTANTIATE(T)                                                               \

@@ -12,6 +12,7 @@ constexpr int kSumRows = 8;
 template <typename T, bool kStrict, int kTilesM, int kTilesN>
 __global__ void __launch_bounds__(kMostThreads, sizeof(T) == 4 && kTilesM < 4 ? kBlocksEach : 1)
     multiply_tiles(const __grid_constant__ WeightGradient<T> w, float* partial) {
+  await_previous();
   const Convolution<T>& p = w.p;
   auto* shared = shared_memory<unsigned char>();
   const GradientMemory memory = gradient_memory_of(p);
@@ -84,6 +85,7 @@ template <typename T, typename W, int kTilesM, int kTilesN>
 __global__ void __launch_bounds__(kWarp* kSumRows)
     add_partials(const __grid_constant__ WeightGradient<T> w, const float* partial,
                  int64_t k_stride, int64_t n_stride, W* grad_weight) {
+  await_previous();
   constexpr int kCount = kTilesM * kTilesN * 4 * kWarp;
   const Convolution<T>& p = w.p;
   const int lane = threadIdx.x % kWarp, row = static_cast<int>(threadIdx.x) / kWarp;
