@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import colorseg
 from colorseg import models, ops, reference
 from colorseg.benchmark import TIES, Case, Contestant
-from colorseg.benchmark.gpu import graphed, precision
+from colorseg.benchmark.gpu import graphed, graphed_if_it_can, precision
 from colorseg.benchmark.models import NETWORKS, SIZE, Segmenter
 from colorseg.benchmark.networks import Problem
 from colorseg.benchmark.parity import ROUGH
@@ -197,20 +197,21 @@ def segmentation_cases(device: str, small: bool) -> Iterator[Case]:
 
 
 def loss_cases(device: str, small: bool) -> Iterator[Case]:
-    """Of logits far larger than the L2 cache; all contestants are replayed as graphs."""
+    """Of logits far larger than the L2 cache; who can is replayed as a graph."""
     torch.manual_seed(0)
     for name, shape in {"24 colors": (2048, 24, 32, 32), "2 classes": (64, 2, 512, 512)}.items():
         n, classes, height, width = (2, shape[1], 8, 8) if small else shape
         logits = torch.randn(n, classes, height, width, device=device)
         labels = torch.randint(classes, (n, height, width), device=device)
         pair: tuple[Callable[..., Tensor], Callable[..., Tensor]]
-        pair = (ops.color_cross_entropy, reference.color_cross_entropy)
+        pair, plain = (ops.color_cross_entropy, reference.color_cross_entropy), F.cross_entropy
         if classes == 2:
             pair = (ops.soft_iou_loss, reference.soft_iou_loss)
+            plain = pair[1]
         for direction, gradients in (("forward", ()), ("forward+backward", (0,))):
             yield operator_case(
                 (pair[0].__name__, name, direction), *pair, [logits, labels], gradients=gradients,
-                scaled=False, recorded=graphed,
+                scaled=False, recorded=graphed_if_it_can, plain=plain,
                 bytes=logits.nbytes * (1 + len(gradients)) + labels.nbytes,
             )  # fmt: skip
 

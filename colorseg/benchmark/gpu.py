@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from colorseg.benchmark.harness import Place, machine
+from colorseg.nn.capture import captured
 
 FLUSH_BYTES = 2**28  # more than any L2 cache
 COPY_BYTES = 2**31
@@ -47,7 +48,7 @@ def graphed(call: Callable[[], Any]) -> Callable[[], Any]:
             call()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with captured(graph):
         result = call()
 
     def replay() -> Any:
@@ -56,6 +57,14 @@ def graphed(call: Callable[[], Any]) -> Callable[[], Any]:
 
     replay.keep = call  # type: ignore[attr-defined]  # whose tensors the graph reads
     return replay
+
+
+def graphed_if_it_can(call: Callable[[], Any]) -> Callable[[], Any]:
+    """As ``graphed``; the call itself where it waits for the device."""
+    try:
+        return graphed(call)
+    except RuntimeError:
+        return call
 
 
 def gpu_turn(call: Callable[[], object], repeats: int) -> float:

@@ -79,8 +79,8 @@ def operator_case(
     The peers run ``plain``, or the reference where that is what one writes in PyTorch.
     ``compiles``: a compiler has something to fuse in it, so it is a peer.  Parity is checked with a
     random upstream gradient.  Without ``scaled``, for losses, what is timed has the upstream
-    gradient 1, for all contestants: ``loss.backward()``, which is what training does.  What is timed
-    of each is what ``recorded`` makes of its call.
+    gradient 1, for all contestants: ``loss.backward()``, which is what training does.  ``recorded``
+    makes what is timed of each call.
     """
     op, name, direction = labels
 

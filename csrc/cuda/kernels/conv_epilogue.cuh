@@ -6,12 +6,14 @@
 
 namespace colorseg::cuda {
 
-// A block's threads take kVectors vectors of channels of kStep positions at a time.
-template <typename T, int kColumns>
+// A block's threads take kVectors vectors of channels of kStep positions at a time.  kGradient:
+// what only data gradients do, ConvTarget's adds, map and sums; else what only results do.
+template <typename T, int kColumns, bool kGradient>
 struct Epilogue {
   static constexpr int kVector = Vector<T>::kCount, kVectors = kColumns / kVector;
   static constexpr int kStep = kConvThreads / kVectors, kStride = stage_stride<kColumns>();
-  static constexpr int kBatch = sizeof(T) == 2 ? 2 : 4;  // positions that a thread has on their way
+  // positions that a thread has on their way, as registers allow
+  static constexpr int kBatch = (sizeof(T) == 2 ? 2 : 4) / (kGradient ? 2 : 1);
 
   const Convolution<T>& p;
   RunningSums<T> sums;
@@ -33,7 +35,7 @@ struct Epilogue {
     if (!active) return;
     const ConvTarget<T>& to = p.targets[which];
     const Constants constants(p, to, channel, valid);
-    const int shift = p.pool ? 2 : 0, positions = p.tiling.positions() >> shift;
+    const int positions = p.tiling.positions() >> (pools() ? 2 : 0);
     stage += static_cast<int>(threadIdx.x) % kVectors * kVector;
     float sum[kVector] = {}, second[kVector] = {};
     int count = 0;
@@ -43,29 +45,29 @@ struct Epilogue {
       for (int b = 0; b < kBatch; ++b) load(to, at, m + b * kStep, phase, positions, loaded[b]);
 #pragma unroll
       for (int b = 0; b < kBatch; ++b) {
-        if (loaded[b].pixel < 0) continue;
+        if (loaded[b].at < 0) continue;
         float* values = stage + first_of(m + b * kStep) * kStride;
         float value[kVector];
         finish(to, constants, values, loaded[b], value, second);
         ++count;
 #pragma unroll
         for (int i = 0; i < kVector; ++i) sum[i] += value[i];
-        if (to.moments) store_floats(value, values);
+        if (!kGradient && to.moments) store_floats(value, values);
       }
     }
-    if (to.moments) {
-      add_moments(at, phase, stage, sum, count);
-    } else if (to.sums) {
+    if constexpr (kGradient) {
+      if (!to.sums) return;
 #pragma unroll
       for (int i = 0; i < kVector; ++i) sums.first(i) += sum[i], sums.second(i) += second[i];
+    } else {
+      if (to.moments) add_moments(at, phase, stage, sum, count);
     }
   }
 
   // Merges what the threads have of each channel into the block's part, a warp for each channel;
   // shared: all of it.
   __device__ void store(float* shared) {
-    const bool moments = p.targets[0].moments != nullptr;
-    if (!moments && !p.targets[0].sums && !p.targets[1].sums) return;
+    if (kGradient ? !p.targets[0].sums && !p.targets[1].sums : !p.targets[0].moments) return;
     float* counts = shared;  // the sums stay where they are
     __syncthreads();
     counts[threadIdx.x] = sums.count;
@@ -80,7 +82,7 @@ struct Epilogue {
       const float* a = sums.memory + column % kVector * 2 * kConvThreads;
       const int64_t part = int64_t(blockIdx.x) * p.out.counts[target] + c;
       const auto thread = [&](int64_t row) { return row * kVectors + column / kVector; };
-      if (moments) {
+      if constexpr (!kGradient) {
         const auto get = [&](int64_t row) {
           return Moments{{counts[thread(row)], a[thread(row)], a[thread(row) + kConvThreads]}};
         };
@@ -97,46 +99,49 @@ struct Epilogue {
   }
 
  private:
+  __device__ bool pools() const { return !kGradient && p.pool; }
+
   // What is the same for all positions, in registers.
   struct Constants {
+    ChannelAffine<float> affine[kVector];
     float bias[kVector];
-    ChannelAffine<float> map[kVector];
     __device__ Constants(const Convolution<T>& p, const ConvTarget<T>& to, int channel, int valid) {
 #pragma unroll
       for (int i = 0; i < kVector; ++i) {
         const int c = i < valid ? channel + i : channel;
-        bias[i] = p.bias ? p.bias[c] : 0;
-        map[i] = to.map ? to.map_affine[c] : ChannelAffine<float>{0, 0, 0};
+        if constexpr (kGradient)
+          affine[i] = to.map ? to.map_affine[c] : ChannelAffine<float>{0, 0, 0};
+        else
+          bias[i] = p.bias ? p.bias[c] : 0;
       }
     }
   };
 
   // What a value meets, on its way from memory while others are.
   struct Loaded {
-    int64_t pixel;  // negative: there is none
+    int64_t at;  // in the result; negative: there is none
     Vector<T> old, map;
   };
   __device__ void load(const ConvTarget<T>& to, const Place& at, int m, int phase, int positions,
                        Loaded& loaded) const {
-    loaded.pixel = -1;
+    loaded.at = -1;
     int64_t pixel;
     if (m >= positions || !pixel_of(at, m, phase, pixel)) return;
-    loaded.pixel = pixel;
-    const int64_t from = pixel * channels + channel;
+    loaded.at = pixel * channels + channel;
     const bool aligned = channels % kVector == 0;
-    if (to.adds) loaded.old = load_vector<T>(to.y + from, valid, aligned);
-    if (to.map) loaded.map = load_vector<T>(to.map + from, valid, aligned);
+    if (kGradient && to.adds) loaded.old = load_vector<T>(to.y + loaded.at, valid, aligned);
+    if (kGradient && to.map) loaded.map = load_vector<T>(to.map + loaded.at, valid, aligned);
   }
 
   __device__ int first_of(int m) const {  // in the stage, of value m or of square m
-    if (!p.pool) return m;
+    if (!pools()) return m;
     const int columns = p.tiling.log_columns - 1, line = m >> columns;
     return (line << (columns + 2)) + ((m & ((1 << columns) - 1)) << 1);
   }
 
   // The pixel of the result that value m is; false where there is none.
   __device__ bool pixel_of(const Place& at, int m, int phase, int64_t& pixel) const {
-    const int pool = p.pool ? 1 : 0, step = p.taps.out_step;
+    const int pool = pools() ? 1 : 0, step = p.taps.out_step;
     const Tiling& g = p.tiling;
     const int columns = g.log_columns - pool, rows = g.log_rows - pool;
     const int column = m & ((1 << columns) - 1), line = m >> columns;
@@ -153,15 +158,15 @@ struct Epilogue {
   __device__ void finish(const ConvTarget<T>& to, const Constants& constants, const float* values,
                          const Loaded& loaded, float (&value)[kVector], float (&second)[kVector]) {
     load_floats(values, value);
-    if (p.pool) take_maximum(values, loaded.pixel, value);
-    const int64_t at = loaded.pixel * channels + channel;
+    if (pools()) take_maximum(values, loaded.at, value);
     Vector<T> result;
 #pragma unroll
     for (int i = 0; i < kVector; ++i) {
-      float v = value[i] + constants.bias[i];
-      if (to.adds) v += widen(loaded.old.values[i]);
-      if (to.map) {
-        const ChannelAffine<float>& a = constants.map[i];
+      float v = value[i];
+      if constexpr (!kGradient) v += constants.bias[i];
+      if (kGradient && to.adds) v += widen(loaded.old.values[i]);
+      if (kGradient && to.map) {
+        const ChannelAffine<float>& a = constants.affine[i];
         const float deviation = widen(loaded.map.values[i]) - a.center;
         if (to.map_relu && deviation * a.scale + a.offset <= 0) v = 0;
         second[i] += v * deviation;
@@ -170,13 +175,13 @@ struct Epilogue {
       value[i] = widen(result.values[i]);  // statistics are of what is stored
     }
     if (channels % kVector == 0) {
-      *reinterpret_cast<Vector<T>*>(to.y + at) = result;
+      *reinterpret_cast<Vector<T>*>(to.y + loaded.at) = result;
     } else {
-      for (int i = 0; i < valid; ++i) to.y[at + i] = result.values[i];
+      for (int i = 0; i < valid; ++i) to.y[loaded.at + i] = result.values[i];
     }
   }
 
-  __device__ void take_maximum(const float* values, int64_t pixel, float (&best)[kVector]) {
+  __device__ void take_maximum(const float* values, int64_t at, float (&best)[kVector]) {
     unsigned codes = 0;
 #pragma unroll
     for (int corner = 1; corner < 4; ++corner) {
@@ -189,7 +194,7 @@ struct Epilogue {
       }
     }
     if (!p.codes) return;
-    uint8_t* to = p.codes + (pixel * channels + channel) / 4;
+    uint8_t* to = p.codes + at / 4;
 #pragma unroll
     for (int i = 0; i < kVector; i += 4) {
       if (i < valid) to[i / 4] = static_cast<uint8_t>(codes >> 2 * i);
@@ -200,7 +205,7 @@ struct Epilogue {
   __device__ void add_moments(const Place& at, int phase, const float* stage,
                               const float (&sum)[kVector], int count) {
     if (count == 0) return;
-    const int shift = p.pool ? 2 : 0, positions = p.tiling.positions() >> shift;
+    const int positions = p.tiling.positions() >> (pools() ? 2 : 0);
     float mean[kVector], squares[kVector] = {};
 #pragma unroll
     for (int i = 0; i < kVector; ++i) mean[i] = sum[i] / static_cast<float>(count);

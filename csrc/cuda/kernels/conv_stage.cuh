@@ -4,7 +4,7 @@
 
 namespace colorseg::cuda {
 
-constexpr int kConvThreads = 128;
+constexpr int kConvThreads = 256;
 
 // Floats of a position's products, of kColumns channels; rows that are stored together lie in
 // different banks.

@@ -87,6 +87,26 @@ __device__ T rounded(float x) {
   return narrow<T>(x);
 }
 
+// An affine on the way into a convolution.  Of half types, which have far fewer digits than a
+// difference from the center could lose, it is one product and sum.
+template <typename T>
+struct InputAffine {
+  ChannelAffine<float> a = {0, 1, 0};
+  __device__ void read(const ChannelAffine<float>& from) { a = from; }
+  __device__ float operator()(float x) const { return (x - a.center) * a.scale + a.offset; }
+};
+struct HalfAffine {
+  float scale = 1, shift = 0;
+  __device__ void read(const ChannelAffine<float>& a) {
+    scale = a.scale, shift = a.offset - a.center * a.scale;
+  }
+  __device__ float operator()(float x) const { return x * scale + shift; }
+};
+template <>
+struct InputAffine<__half> : HalfAffine {};
+template <>
+struct InputAffine<__nv_bfloat16> : HalfAffine {};
+
 // load_window of a source whose pixels are whole vectors (kWhole), or not.
 template <typename T, bool kTf32, int kUnroll, bool kWhole>
 __device__ void load_pixels(const Window& w, const ConvSource<T>& source, int count, int channel,
@@ -96,11 +116,11 @@ __device__ void load_pixels(const Window& w, const ConvSource<T>& source, int co
   const bool plain = !source.affine && !source.relu && !kTf32;
   const T* x = source.x + (valid > 0 ? channel : 0);
   const int64_t plane = int64_t(w.height) * w.width;
-  ChannelAffine<float> affine[kVector];
+  InputAffine<T> affine[kVector];
 #pragma unroll
-  for (int i = 0; i < kVector; ++i)
-    affine[i] =
-        source.affine && i < valid ? source.affine[channel + i] : ChannelAffine<float>{0, 1, 0};
+  for (int i = 0; i < kVector; ++i) {
+    if (source.affine && i < valid) affine[i].read(source.affine[channel + i]);
+  }
   const int pixels = w.count * w.rows * w.columns;
   const Cursor by(w, step);
   Cursor at(w, first);
@@ -130,7 +150,7 @@ __device__ void load_pixels(const Window& w, const ConvSource<T>& source, int co
           if (!counts) v.values[i] = narrow<T>(Arithmetic<T>(0));
           continue;
         }
-        float value = (widen(v.values[i]) - affine[i].center) * affine[i].scale + affine[i].offset;
+        float value = affine[i](widen(v.values[i]));
         if (source.relu && value < 0) value = 0;
         v.values[i] = rounded<T, kTf32>(counts ? value : 0.0f);
       }

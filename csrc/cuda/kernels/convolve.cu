@@ -8,42 +8,70 @@
 namespace colorseg::cuda {
 namespace {
 
-constexpr int kConvWarps = kConvThreads / kWarp, kMostBlocks = 4;  // blocks of a multiprocessor
+constexpr int kConvWarps = kConvThreads / kWarp;
+constexpr int kBlocksEach = 2;               // of a multiprocessor: registers suffice for no more
+constexpr int kMostWeightBytes = 64 * 1024;  // of a weight that blocks keep in shared memory
 
 // How p uses shared memory, in bytes.
 struct Memory {
-  int row, tile, stage, sums;
+  int row, tile, stage, sums, weight;
   bool shared;  // products overwrite the tile: no phase comes after them
   __host__ __device__ int stage_at() const { return shared ? 0 : tile; }
   __host__ __device__ int sums_at() const {
     return shared ? (tile > stage ? tile : stage) : tile + stage;
   }
-  __host__ __device__ int total() const { return sums_at() + sums; }
+  __host__ __device__ int weight_at() const { return sums_at() + sums; }
+  __host__ __device__ int total() const { return weight_at() + weight; }
 };
 
-template <typename T, int kColumns>
+template <typename T, bool kStrict, int kTilesN>
 __host__ __device__ Memory memory_of(const Convolution<T>& p) {
   const int row = pixel_bytes<T>(p.in);
   const int pixels = tile_rows(p.taps, p.tiling) * tile_columns(p.taps, p.tiling)
                      << p.tiling.log_images;
-  const int stage = p.tiling.positions() * stage_stride<kColumns>() * 4;
-  return {row, pixels * row, stage, RunningSums<T>::kFloats * 4, p.taps.phases() == 1};
+  const int stage = p.tiling.positions() * stage_stride<kTilesN * 8>() * 4;
+  const int weight = (p.taps.count * (row / kStepBytes) + 1) * kTilesN * kWarp *
+                     static_cast<int>(sizeof(WeightFragment<kStrict>));
+  return {row,
+          pixels * row,
+          stage,
+          RunningSums<T>::kFloats * 4,
+          weight <= kMostWeightBytes ? weight : 0,
+          p.taps.phases() == 1};
 }
+
+// The block's columns of the weight, step after step.
+template <typename T, bool kStrict, int kTilesN>
+struct BlockWeight {
+  const WeightFragment<kStrict>* first;
+  int stride;  // from a step to the next one
+
+  // In memory; `shared`, if it is not null, gets a copy, to be read behind a barrier.
+  __device__ BlockWeight(const Convolution<T>& p, int steps, unsigned char* shared) {
+    using Weight = WeightFragment<kStrict>;
+    constexpr int kCount = kTilesN * kWarp;
+    stride = static_cast<int>(gridDim.y) * kCount;
+    first = static_cast<const Weight*>(p.weight) + static_cast<int>(blockIdx.y) * kCount;
+    if (!shared) return;
+    auto* to = reinterpret_cast<Weight*>(shared);
+    const int count = (p.taps.count * steps + 1) * kCount;
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += kConvThreads)
+      to[i] = first[i / kCount * stride + i % kCount];
+    first = to, stride = kCount;
+  }
+};
 
 // The products of a phase, for kTilesM times 16 positions of a warp.  rows: where this lane's rows
 // of the tile begin.
 template <typename T, bool kStrict, int kTilesM, int kTilesN>
 __device__ void multiply(const Convolution<T>& p, int phase, int row_bytes,
+                         const BlockWeight<T, kStrict, kTilesN>& block_weight,
                          const unsigned char* const (&rows)[kTilesM],
                          float (&sums)[kTilesM][kTilesN][4]) {
   using Weight = WeightFragment<kStrict>;
   const int steps = row_bytes / kStepBytes, columns = tile_columns(p.taps, p.tiling);
-  const int blocks_tiles = static_cast<int>(gridDim.y) * kTilesN;
-  const Weight* weight = static_cast<const Weight*>(p.weight) +
-                         (int64_t(p.taps.first[phase]) * steps * blocks_tiles +
-                          static_cast<int>(blockIdx.y) * kTilesN) *
-                             kWarp +
-                         threadIdx.x % kWarp;
+  const Weight* weight =
+      block_weight.first + threadIdx.x % kWarp + p.taps.first[phase] * steps * block_weight.stride;
   Weight next[kTilesN];
 #pragma unroll
   for (int n = 0; n < kTilesN; ++n) next[n] = weight[n * kWarp];
@@ -52,7 +80,7 @@ __device__ void multiply(const Convolution<T>& p, int phase, int row_bytes,
 #pragma unroll(kStrict ? 1 : 2)
     for (int step = 0; step < steps; ++step) {
       Weight b[kTilesN];
-      weight += blocks_tiles * kWarp;  // one behind the last is there, too
+      weight += block_weight.stride;  // one behind the last is there, too
 #pragma unroll
       for (int n = 0; n < kTilesN; ++n) b[n] = next[n], next[n] = weight[n * kWarp];
 #pragma unroll
@@ -65,15 +93,17 @@ __device__ void multiply(const Convolution<T>& p, int phase, int row_bytes,
   }
 }
 
-template <typename T, bool kStrict, int kTilesM, int kTilesN>
-__global__ void __launch_bounds__(kConvThreads, kTilesN == 8 ? 2 : 3)
+template <typename T, bool kStrict, int kTilesM, int kTilesN, bool kGradient>
+__global__ void __launch_bounds__(kConvThreads, kBlocksEach)
     convolve_tiles(const __grid_constant__ Convolution<T> p) {
   await_previous();
   constexpr int kColumns = kTilesN * 8, kStride = stage_stride<kColumns>();
   auto* shared = shared_memory<unsigned char>();
-  const Memory memory = memory_of<T, kColumns>(p);
+  const Memory memory = memory_of<T, kStrict, kTilesN>(p);
   auto* stage = reinterpret_cast<float*>(shared + memory.stage_at());
-  Epilogue<T, kColumns> epilogue(p, reinterpret_cast<float*>(shared + memory.sums_at()));
+  Epilogue<T, kColumns, kGradient> epilogue(p, reinterpret_cast<float*>(shared + memory.sums_at()));
+  const BlockWeight<T, kStrict, kTilesN> weight(
+      p, memory.row / kStepBytes, memory.weight > 0 ? shared + memory.weight_at() : nullptr);
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = threadIdx.x % kWarp;
   const int columns = tile_columns(p.taps, p.tiling), image = tile_rows(p.taps, p.tiling) * columns;
   const unsigned char* rows[kTilesM];
@@ -96,12 +126,13 @@ __global__ void __launch_bounds__(kConvThreads, kTilesN == 8 ? 2 : 3)
                         p.in_height,
                         p.in_width};
     __syncthreads();  // the tile or the products before may still be read
-    load_window<T, sizeof(T) == 4 && !kStrict, sizeof(T) == 4 ? 4 : 2>(
-        window, p.in, p.sources[0], p.sources[1], memory.row, shared);
+    load_window < T, sizeof(T) == 4 && !kStrict,
+        sizeof(T) == 4 &&
+            kTilesN<8 ? 4 : 2>(window, p.in, p.sources[0], p.sources[1], memory.row, shared);
     __syncthreads();
     for (int phase = 0; phase < p.taps.phases(); ++phase) {
       float sums[kTilesM][kTilesN][4] = {};
-      multiply<T, kStrict, kTilesM, kTilesN>(p, phase, memory.row, rows, sums);
+      multiply<T, kStrict, kTilesM, kTilesN>(p, phase, memory.row, weight, rows, sums);
       __syncthreads();  // all have read the tile, or the phase before
 #pragma unroll
       for (int m = 0; m < kTilesM; ++m) {
@@ -119,31 +150,36 @@ __global__ void __launch_bounds__(kConvThreads, kTilesN == 8 ? 2 : 3)
   epilogue.store(stage);
 }
 
-template <typename T, int kTilesM, int kTilesN>
+template <typename T, bool kStrict, int kTilesM, int kTilesN>
 bool plan_tiles(Convolution<T>& p) {
   p.tiling = tiling_of(p, 16 * kConvWarps * kTilesM);
-  return share_tiles(p.tiling, memory_of<T, kTilesN * 8>(p).total(), kMostBlocks);
+  return share_tiles(p.tiling, memory_of<T, kStrict, kTilesN>(p).total(), kBlocksEach);
 }
 
 // Large tiles read less of the rim and of the weight; small ones are more blocks.
 template <bool kStrict, int kTilesN>
-constexpr int kLargeTilesM = kTilesN <= 4 && !kStrict ? 4 : 2;
+constexpr int kLargeTilesM = kTilesN <= 4 && !kStrict ? 2 : 1;
 
 template <typename T, bool kStrict, int kTilesN>
 bool plan(Convolution<T>& p) {
-  return (plan_tiles<T, kLargeTilesM<kStrict, kTilesN>, kTilesN>(p) &&
+  return (plan_tiles<T, kStrict, kLargeTilesM<kStrict, kTilesN>, kTilesN>(p) &&
           p.tiling.tiles >= 2 * device_limits().multiprocessors) ||
-         plan_tiles<T, 1, kTilesN>(p);
+         plan_tiles<T, kStrict, 1, kTilesN>(p);
 }
 
 template <typename T, bool kStrict, int kTilesN>
 void run(const Convolution<T>& p, Stream stream) {
+  constexpr int kLarge = kLargeTilesM<kStrict, kTilesN>;
   const bool small = p.tiling.positions() == 16 * kConvWarps;
-  const auto kernel = small ? convolve_tiles<T, kStrict, 1, kTilesN>
-                            : convolve_tiles<T, kStrict, kLargeTilesM<kStrict, kTilesN>, kTilesN>;
+  const ConvTarget<T>* to = p.targets;
+  const bool gradient = to[0].adds || to[0].map || to[1].adds || to[1].map;
+  const auto kernel = gradient ? small ? convolve_tiles<T, kStrict, 1, kTilesN, true>
+                                       : convolve_tiles<T, kStrict, kLarge, kTilesN, true>
+                      : small  ? convolve_tiles<T, kStrict, 1, kTilesN, false>
+                               : convolve_tiles<T, kStrict, kLarge, kTilesN, false>;
   const dim3 grid(static_cast<unsigned>(p.tiling.blocks),
                   static_cast<unsigned>(weight_tiles(p.out, kStrict) / kTilesN));
-  launch(kernel, grid, dim3(kConvThreads), memory_of<T, kTilesN * 8>(p).total(), stream, p);
+  launch(kernel, grid, dim3(kConvThreads), memory_of<T, kStrict, kTilesN>(p).total(), stream, p);
 }
 
 // body(bool strict, int tiles of a block) with values that are known to the compiler.

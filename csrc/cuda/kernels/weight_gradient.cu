@@ -10,7 +10,7 @@ constexpr int kSumRows = 8;
 
 // partial: [blocks][taps][gridDim.y][kTilesM][kTilesN][4][lanes].
 template <typename T, bool kStrict, int kTilesM, int kTilesN>
-__global__ void __launch_bounds__(kMostThreads, sizeof(T) == 4 && kTilesM < 4 ? kBlocksEach : 1)
+__global__ void __launch_bounds__(kMostThreads, kTilesM* kTilesN <= 8 ? kBlocksEach : 1)
     multiply_tiles(const __grid_constant__ WeightGradient<T> w, float* partial) {
   await_previous();
   const Convolution<T>& p = w.p;
@@ -36,6 +36,8 @@ __global__ void __launch_bounds__(kMostThreads, sizeof(T) == 4 && kTilesM < 4 ? 
       offsets, shared + offset * memory.x_row + x_channel * int(sizeof(T)),
       shared + memory.x + grad_offset * memory.grad_row + grad_channel * int(sizeof(T))};
   constexpr bool kTf32 = sizeof(T) == 4 && !kStrict;
+  // vectors that a thread has on their way, as registers allow
+  constexpr int kUnroll = kStrict || (sizeof(T) == 2 && kTilesM * kTilesN == 8) ? 1 : 2;
   constexpr int kStep = kStepBytes / sizeof(T);
   float sums[kTilesM][kTilesN][4] = {};
   for (int tile = static_cast<int>(blockIdx.x); tile < p.tiling.tiles;
@@ -55,10 +57,9 @@ __global__ void __launch_bounds__(kMostThreads, sizeof(T) == 4 && kTilesM < 4 ? 
                       grad_rows, grad_columns, p.out_height,      p.out_width};
     const ConvSource<T> source{w.grad, nullptr, false};
     __syncthreads();  // the tile before may still be read
-    load_window<T, kTf32, kStrict ? 1 : 2>(x, p.in, p.sources[0], p.sources[1], memory.x_row,
-                                           shared);
-    load_window<T, kTf32, kStrict ? 1 : 2>(grad, grad_channels(p), source, source, memory.grad_row,
-                                           shared + memory.x);
+    load_window<T, kTf32, kUnroll>(x, p.in, p.sources[0], p.sources[1], memory.x_row, shared);
+    load_window<T, kTf32, kUnroll>(grad, grad_channels(p), source, source, memory.grad_row,
+                                   shared + memory.x);
     __syncthreads();
     for (int first = 0; active && first < p.tiling.positions(); first += kStep) {
       uint32_t a[kTilesM][4];
