@@ -78,7 +78,7 @@ class GraphedNetwork(nn.Module):
         self._recordings: OrderedDict[Any, Recording | None] = OrderedDict()  # None: it failed
         self._told: set[str] = set()
         self._lock = threading.RLock()
-        self._free = torch.cuda.Event()  # when the last replay's result was copied
+        self._stream: torch.cuda.Stream | None = None  # of the last replay
 
     def _apply(self, *args: Any, **kwargs: Any) -> "GraphedNetwork":
         self._forget()  # parameters move to other addresses
@@ -86,7 +86,7 @@ class GraphedNetwork(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        left_out = ("_recordings", "_told", "_lock", "_free")
+        left_out = ("_recordings", "_told", "_lock", "_stream")
         return {name: value for name, value in self.__dict__.items() if name not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -113,15 +113,15 @@ class GraphedNetwork(nn.Module):
     def _replay(self, x: Tensor) -> Result:
         stream = torch.cuda.current_stream(x.device)
         with torch.cuda.device(x.device):
-            stream.wait_event(self._free)  # another stream may still read what this would write
+            if self._stream not in (None, stream):  # it may still read what this would write
+                stream.wait_stream(self._stream)
+            self._stream = stream
             recording = self._recording(x)
             if recording is None:
                 return self.network(x)
             recording.given.copy_(x)
             recording.graph.replay()
-            result = _copied(recording.result)
-            self._free = stream.record_event()
-        return result
+            return _copied(recording.result)
 
     def _recording(self, x: Tensor) -> Recording | None:
         last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)

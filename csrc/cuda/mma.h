@@ -43,6 +43,17 @@ COLORSEG_MMA(__half, "m16n8k16.row.col.f32.f16.f16.f32")
 COLORSEG_MMA(__nv_bfloat16, "m16n8k16.row.col.f32.bf16.bf16.f32")
 #undef COLORSEG_MMA
 
+// Copies 16 bytes to shared memory, zeros without `inside`, while the thread goes on; both
+// addresses are multiples of 16, and `from` may be read.
+__device__ inline void copy_async(void* to, const void* from, bool inside) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from),
+               "r"(inside ? 16 : 0)
+               : "memory");
+}
+// Waits for all of the thread's copies; others see them behind a barrier.
+__device__ inline void await_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 // The nearest number that tf32 has: float32 with a mantissa of 10 bits.
 __device__ inline float to_tf32(float x) {
   uint32_t bits;

@@ -42,8 +42,9 @@ std::optional<OwnConvolution> own_convolution(const Tensor& x, const Tensor& wei
                                               const OptionalTensor& skip, const Prologue& prologue,
                                               const ConvOptions& o) {
   if (!is_channels_last(x) || (prologue.upsample && skip)) return {};
-  OwnConvolution own{{x, {}, prologue.relu}, {}, prologue.upsample,
-                     dense(weight, false),   o,  check_conv2d(x, weight, {}, skip, prologue, o)};
+  const ConvShape shape = check_conv2d(x, weight, {}, skip, prologue, o);
+  if (!has_own_channels(shape)) return {};  // before anything is copied
+  OwnConvolution own{{x, {}, prologue.relu}, {}, prologue.upsample, dense(weight, false), o, shape};
   if (skip) own.skip = ConvInput{dense(*skip, true)};
   if (!has_own_kernels(own)) return {};
   if (prologue.scale) own.main.affines = prologue_vectors(x, prologue).affines;

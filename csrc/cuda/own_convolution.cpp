@@ -139,9 +139,12 @@ Tensor run_weight_gradient(const OwnConvolution& own, const Tensor& grad, Stream
   return result;
 }
 
+bool has_own_channels(const ConvShape& s) {
+  return std::max(s.in_channels + s.skip_channels, s.out_channels) <= kMostChannels;
+}
+
 bool has_own_kernels(const OwnConvolution& own) {
-  const int64_t in_channels = own.shape.in_channels + own.shape.skip_channels;
-  if (std::max(in_channels, own.shape.out_channels) > kMostChannels) return false;
+  if (!has_own_channels(own.shape)) return false;
   return dispatch_own(own.main.map, [&](auto zero) {
     using T = decltype(zero);
     const auto forward = forward_plan<T>(own);

@@ -77,7 +77,8 @@ void run_convolution(Convolution<T>& p, const Tensor& packed, Stream stream);
 template <typename T>
 Tensor run_weight_gradient(const OwnConvolution& own, const Tensor& grad, Stream stream);
 
-// Whether there are kernels for the convolution and all of its gradients.
+// Whether there are kernels for so many channels; for the convolution and all of its gradients.
+bool has_own_channels(const ConvShape& shape);
 bool has_own_kernels(const OwnConvolution& own);
 
 }  // namespace colorseg::cuda

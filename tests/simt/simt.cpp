@@ -55,11 +55,18 @@ void switch_context(Context& from, Context& to, [[maybe_unused]] bool last) {
 
 enum class State { kReady, kAtBarrier, kInWarp, kDone };
 
+struct Copy {
+  void* to;
+  const void* from;
+  bool inside;
+};
+
 struct Fiber {
   Context context;
   std::unique_ptr<char[]> memory{new char[kStackBytes]};
   dim3 index;
   State state = State::kDone;
+  std::vector<Copy> copies;
 };
 
 // Lanes that have arrived at a warp operation, and what they brought.
@@ -104,12 +111,15 @@ void release(size_t thread) {
   block.ready.push_back(thread);
 }
 
+[[noreturn]] void fail_in_fiber(const std::string& what);
+
 void enter() {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(nullptr, &block.scheduler.stack, &block.scheduler.stack_bytes);
 #endif
   (*block.kernel)();
   Fiber& fiber = running();
+  if (!fiber.copies.empty()) fail_in_fiber("copies that nobody waited for");
   fiber.state = State::kDone;
   switch_context(fiber.context, block.scheduler, true);
 }
@@ -180,6 +190,20 @@ const dim3& block_size() { return block.size; }
 const dim3& grid_size() { return block.grid; }
 void* shared_memory() { return block.shared.get(); }
 int lane() { return static_cast<int>(block.running % kLanes); }
+
+void copy_later(void* to, const void* from, bool inside) {
+  running().copies.push_back({to, from, inside});
+}
+
+void finish_copies() {
+  for (const Copy& copy : running().copies) {
+    if (copy.inside)
+      std::memcpy(copy.to, copy.from, 16);
+    else
+      std::memset(copy.to, 0, 16);
+  }
+  running().copies.clear();
+}
 
 void barrier() {
   ++block.at_barrier;

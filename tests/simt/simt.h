@@ -49,6 +49,10 @@ void* shared_memory();
 
 void barrier();
 
+// Copies 16 bytes, zeros without `inside`, when finish_copies is called, and not before.
+void copy_later(void* to, const void* from, bool inside);
+void finish_copies();  // of this thread; it must not end without
+
 // Every lane of the warp brings `size` bytes and gets those of all, lane after lane.
 const std::byte* gather(unsigned mask, const void* value, size_t size);
 
@@ -103,6 +107,7 @@ inline float __fmul_rn(float a, float b) { return a * b; }
 inline double __dadd_rn(double a, double b) { return a + b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
 using std::exp;
+inline float __expf(float x) { return std::exp(x); }
 using std::fmax;
 using std::isfinite;
 using std::log;

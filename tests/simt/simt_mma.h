@@ -82,6 +82,11 @@ void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b
 }
 
 // To 10 bits of mantissa, ties away from zero.
+inline void copy_async(void* to, const void* from, bool inside) {
+  simt::copy_later(to, from, inside);
+}
+inline void await_copies() { simt::finish_copies(); }
+
 inline float to_tf32(float x) {
   if (!std::isfinite(x)) return x;
   return std::bit_cast<float>((std::bit_cast<uint32_t>(x) + 0x1000u) & 0xffffe000u);

@@ -67,6 +67,17 @@ struct Cursor {
   }
 };
 
+// Whether an image has that pixel, and which one of all images' it is.
+__device__ inline bool contains(const Window& w, const Cursor& at) {
+  const int row = w.first_row + at.row, column = w.first_column + at.column;
+  return w.image + at.image < w.images && row >= 0 && row < w.height && column >= 0 &&
+         column < w.width;
+}
+__device__ inline int64_t offset_of(const Window& w, const Cursor& at) {
+  const int row = w.first_row + at.row, column = w.first_column + at.column;
+  return (w.image + at.image) * (int64_t(w.height) * w.width) + row * w.width + column;
+}
+
 // The first `valid` values from memory, zeros behind them.
 template <typename T>
 __device__ Vector<T> load_part(const T* from, int valid) {
@@ -115,7 +126,6 @@ __device__ void load_pixels(const Window& w, const ConvSource<T>& source, int co
   const int left = count - channel, valid = left < 0 ? 0 : left < kVector ? left : kVector;
   const bool plain = !source.affine && !source.relu && !kTf32;
   const T* x = source.x + (valid > 0 ? channel : 0);
-  const int64_t plane = int64_t(w.height) * w.width;
   InputAffine<T> affine[kVector];
 #pragma unroll
   for (int i = 0; i < kVector; ++i) {
@@ -124,17 +134,22 @@ __device__ void load_pixels(const Window& w, const ConvSource<T>& source, int co
   const int pixels = w.count * w.rows * w.columns;
   const Cursor by(w, step);
   Cursor at(w, first);
+  if (plain && kWhole) {
+#pragma unroll 1
+    for (int pixel = first; pixel < pixels; pixel += step, at.advance(w, by)) {
+      const bool is_inside = valid > 0 && contains(w, at);
+      copy_async(to + pixel * row_bytes, x + (is_inside ? offset_of(w, at) * count : 0), is_inside);
+    }
+    return;
+  }
   for (int pixel = first; pixel < pixels; pixel += step * kUnroll) {
     Vector<T> loaded[kUnroll];
     bool inside[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      const int64_t image = w.image + at.image;
-      const int row = w.first_row + at.row, column = w.first_column + at.column;
-      inside[u] = image < w.images && row >= 0 && row < w.height && column >= 0 &&
-                  column < w.width && valid > 0;
+      inside[u] = valid > 0 && contains(w, at);
       // outside, some pixel is loaded and not looked at: no branch keeps loads from each other
-      const int64_t from = inside[u] ? (image * plane + row * w.width + column) * count : 0;
+      const int64_t from = inside[u] ? offset_of(w, at) * count : 0;
       loaded[u] =
           kWhole ? *reinterpret_cast<const Vector<T>*>(x + from) : load_part(x + from, valid);
       at.advance(w, by);
@@ -159,8 +174,9 @@ __device__ void load_pixels(const Window& w, const ConvSource<T>& source, int co
   }
 }
 
-// Copies a window to shared memory, pixel after pixel, zeros where there is none.  A thread keeps
-// its channels, and has kUnroll vectors on their way at a time: as many as registers are left for.
+// Copies a window to shared memory, pixel after pixel, zeros where there is none; it is there
+// behind await_copies and a barrier.  A thread keeps its channels, and has kUnroll vectors on their
+// way at a time, as many as registers are left for, or all where nothing is to be done to them.
 template <typename T, bool kTf32, int kUnroll>
 __device__ void load_window(const Window& w, const Channels& channels, const ConvSource<T>& first,
                             const ConvSource<T>& second, int row_bytes, unsigned char* to) {

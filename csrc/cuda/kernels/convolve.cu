@@ -46,17 +46,18 @@ struct BlockWeight {
   const WeightFragment<kStrict>* first;
   int stride;  // from a step to the next one
 
-  // In memory; `shared`, if it is not null, gets a copy, to be read behind a barrier.
+  // In memory; `shared`, if it is not null, gets a copy, there behind await_copies and a barrier.
   __device__ BlockWeight(const Convolution<T>& p, int steps, unsigned char* shared) {
     using Weight = WeightFragment<kStrict>;
     constexpr int kCount = kTilesN * kWarp;
     stride = static_cast<int>(gridDim.y) * kCount;
     first = static_cast<const Weight*>(p.weight) + static_cast<int>(blockIdx.y) * kCount;
     if (!shared) return;
+    constexpr int kPart = 16 / sizeof(Weight);
     auto* to = reinterpret_cast<Weight*>(shared);
     const int count = (p.taps.count * steps + 1) * kCount;
-    for (int i = static_cast<int>(threadIdx.x); i < count; i += kConvThreads)
-      to[i] = first[i / kCount * stride + i % kCount];
+    for (int i = static_cast<int>(threadIdx.x) * kPart; i < count; i += kConvThreads * kPart)
+      copy_async(to + i, first + i / kCount * stride + i % kCount, true);
     first = to, stride = kCount;
   }
 };
@@ -129,6 +130,7 @@ __global__ void __launch_bounds__(kConvThreads, kBlocksEach)
     load_window < T, sizeof(T) == 4 && !kStrict,
         sizeof(T) == 4 &&
             kTilesN<8 ? 4 : 2>(window, p.in, p.sources[0], p.sources[1], memory.row, shared);
+    await_copies();
     __syncthreads();
     for (int phase = 0; phase < p.taps.phases(); ++phase) {
       float sums[kTilesM][kTilesN][4] = {};

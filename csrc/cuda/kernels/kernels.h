@@ -22,7 +22,7 @@ struct PixelMap {
 // bits on every device.
 constexpr int kPixelThreads = 128;
 __host__ __device__ inline int64_t pixel_chunk(const PixelMap& map) {
-  const int64_t most_chunks = 4096;
+  const int64_t most_chunks = 16384;
   const int64_t share = (map.n * map.pixels + most_chunks - 1) / most_chunks;
   const int64_t rounds = (share + kPixelThreads - 1) / kPixelThreads;
   return (rounds > 0 ? rounds : 1) * kPixelThreads;

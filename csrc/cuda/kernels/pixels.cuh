@@ -91,20 +91,40 @@ __device__ Rgb<A> rgb_at(const LabelSource<A>& source, const PixelMap& map, int6
   return {rgb[0], rgb[1], rgb[2]};
 }
 
-// The label of one pixel, kIgnored where it does not count.
-template <typename A>
-__device__ int label_at(const LabelSource<A>& source, const PixelMap& map, int64_t image,
-                        int64_t p) {
-  int64_t label;
+// The labels of some pixels of an image as they are stored, or of their nearest colors.  Where they
+// come from is asked once for all, so that their loads are on their way together.
+template <int kBatch, typename A>
+__device__ void raw_labels(const LabelSource<A>& source, const PixelMap& map, int64_t image,
+                           const int (&pixels)[kBatch], int64_t (&labels)[kBatch]) {
+  const int64_t first = image * map.pixels;
   if (source.kind == LabelKind::kInt64) {
-    label = static_cast<const int64_t*>(source.data)[image * map.pixels + p];
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b)
+      labels[b] = static_cast<const int64_t*>(source.data)[first + pixels[b]];
   } else if (source.kind == LabelKind::kUint8) {
-    label = static_cast<const uint8_t*>(source.data)[image * map.pixels + p];
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b)
+      labels[b] = static_cast<const uint8_t*>(source.data)[first + pixels[b]];
   } else {
-    label = nearest(rgb_at(source, map, image, p), source.palette, map.channels);
+    for (int b = 0; b < kBatch; ++b)
+      labels[b] = nearest(rgb_at(source, map, image, pixels[b]), source.palette, map.channels);
   }
+}
+
+// kIgnored where it does not count.
+template <typename A>
+__device__ int checked_label(const LabelSource<A>& source, const PixelMap& map, int64_t label) {
   if (source.ignores && label == source.ignore_index) return kIgnored;
   return label < 0 || label >= map.channels ? kIgnored : static_cast<int>(label);
+}
+
+template <typename A>
+__device__ int label_at(const LabelSource<A>& source, const PixelMap& map, int64_t image,
+                        int pixel) {
+  const int pixels[] = {pixel};
+  int64_t label[1];
+  raw_labels(source, map, image, pixels, label);
+  return checked_label(source, map, label[0]);
 }
 
 // One block per chunk.

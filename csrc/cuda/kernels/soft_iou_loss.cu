@@ -17,10 +17,10 @@ struct Softmax {
   __device__ Softmax(const Pixel<const T>& z, int channels) : z(z), most(widen(z[0])) {
     for (int c = 1; c < channels; ++c) most = fmax(most, widen(z[c]));
     A sum = A(0);
-    for (int c = 0; c < channels; ++c) sum += exp(widen(z[c]) - most);
+    for (int c = 0; c < channels; ++c) sum += exponential(widen(z[c]) - most);
     inverse = A(1) / sum;
   }
-  __device__ A operator[](int c) const { return exp(widen(z[c]) - most) * inverse; }
+  __device__ A operator[](int c) const { return exponential(widen(z[c]) - most) * inverse; }
 };
 
 // The probabilities of two classes.
@@ -29,7 +29,8 @@ struct TwoShares {
   A x[2];
   __device__ TwoShares(A z0, A z1) {
     const A most = fmax(z0, z1), infinite = most - most;  // NaN of an infinity, as in softmax
-    const A e = exp(infinite - fabs(z1 - z0)), larger = A(1) / (A(1) + e), smaller = e * larger;
+    const A e = exponential(infinite - fabs(z1 - z0)), larger = A(1) / (A(1) + e),
+            smaller = e * larger;
     x[0] = z1 < z0 ? larger : smaller, x[1] = z1 < z0 ? smaller : larger;
   }
 };
@@ -40,30 +41,39 @@ __global__ void __launch_bounds__(kPixelThreads) add_pixels_of_two(SoftIouLoss<T
   await_previous();
   const PixelMap& map = p.map;
   const Chunk chunk = chunk_of(map, blockIdx.x);
-  A z[kBatch][2];
-  int label[kBatch];
   double sums[6] = {0, 0, 0, 0, 0, 0};  // three of each class
-  for_pixels<kBatch>(
-      chunk,
-      [&](int b, int i) {
-        const Pixel<const T> pixel = pixel_of(map, p.logits, chunk.image, i);
-        z[b][0] = widen(pixel[0]), z[b][1] = widen(pixel[1]);
-        label[b] = label_at(p.labels, map, chunk.image, i);
-      },
-      [&](int b, int i) {
-        const TwoShares<A> shares(z[b][0], z[b][1]);
-        if (label[b] >= 0) {
+  int counts[2] = {0, 0};
+  for (int first = chunk.first + threadIdx.x; first < chunk.last; first += kBatch * kPixelThreads) {
+    A z[kBatch][2], part[4] = {0, 0, 0, 0};  // conversions to double take their time
+    int64_t raw[kBatch];
+    int pixels[kBatch];
 #pragma unroll
-          for (int c = 0; c < 2; ++c) {
-            sums[3 * c] += label[b] == c ? shares.x[c] : A(0);
-            sums[3 * c + 1] += shares.x[c];
-            sums[3 * c + 2] += label[b] == c;
-          }
-        }
-        if (p.slopes == nullptr) return;
-        const A slope = label[b] < 0 ? A(0) : shares.x[0] * shares.x[1];
-        p.slopes[chunk.image * map.pixels + i] = narrow<T>(label[b] == 1 ? slope : -slope);
-      });
+    for (int b = 0; b < kBatch; ++b) {  // behind the end, the last one is read and does not count
+      const int i = first + b * kPixelThreads;
+      pixels[b] = i < chunk.last ? i : chunk.last - 1;
+      const Pixel<const T> pixel = pixel_of(map, p.logits, chunk.image, pixels[b]);
+      z[b][0] = widen(pixel[0]), z[b][1] = widen(pixel[1]);
+    }
+    raw_labels(p.labels, map, chunk.image, pixels, raw);
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      if (first + b * kPixelThreads >= chunk.last) break;
+      const TwoShares<A> shares(z[b][0], z[b][1]);
+      const int label = checked_label(p.labels, map, raw[b]);
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        part[2 * c] += label == c ? shares.x[c] : A(0);
+        part[2 * c + 1] += label >= 0 ? shares.x[c] : A(0);
+        counts[c] += label == c;
+      }
+      if (p.slopes == nullptr) continue;
+      const A slope = label < 0 ? A(0) : shares.x[0] * shares.x[1];
+      p.slopes[chunk.image * map.pixels + pixels[b]] = narrow<T>(label == 1 ? slope : -slope);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums[i / 2 * 3 + i % 2] += part[i];
+  }
+  sums[2] = counts[0], sums[5] = counts[1];
   block_sums(sums, shared_memory<double>());
   for (int k = threadIdx.x; k < p.classes.count; k += kPixelThreads) {
     double* to = p.parts + (int64_t(blockIdx.x) * p.classes.count + k) * 3;
@@ -103,7 +113,7 @@ __global__ void __launch_bounds__(kPixelThreads) add_pixels(SoftIouLoss<T, A> p)
         if (label[b] < 0) continue;
         const int i = first + threadIdx.x + b * kPixelThreads;
         const A z = widen(pixel_of(map, p.logits, chunk.image, i)[id]);
-        const A x = exp(z - most[b]) * inverse[b];
+        const A x = exponential(z - most[b]) * inverse[b];
         probability += x;
         if (label[b] == id) inside += x, ++target;
       }

@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kMostThreads, kTilesM* kTilesN <= 8 ? kBlocksE
       shared + memory.x + grad_offset * memory.grad_row + grad_channel * int(sizeof(T))};
   constexpr bool kTf32 = sizeof(T) == 4 && !kStrict;
   // vectors that a thread has on their way, as registers allow
-  constexpr int kUnroll = kStrict || (sizeof(T) == 2 && kTilesM * kTilesN == 8) ? 1 : 2;
+  constexpr int kUnroll = (sizeof(T) == 2 && kTilesM * kTilesN == 8) ? 1 : 2;
   constexpr int kStep = kStepBytes / sizeof(T);
   float sums[kTilesM][kTilesN][4] = {};
   for (int tile = static_cast<int>(blockIdx.x); tile < p.tiling.tiles;
@@ -57,9 +57,15 @@ __global__ void __launch_bounds__(kMostThreads, kTilesM* kTilesN <= 8 ? kBlocksE
                       grad_rows, grad_columns, p.out_height,      p.out_width};
     const ConvSource<T> source{w.grad, nullptr, false};
     __syncthreads();  // the tile before may still be read
+    const auto load_grad = [&] {
+      load_window<T, kTf32, kUnroll>(grad, grad_channels(p), source, source, memory.grad_row,
+                                     shared + memory.x);
+    };
+    // it needs no registers while it is on its way, but in strict float32 there are none to spare
+    if constexpr (!kStrict) load_grad();
     load_window<T, kTf32, kUnroll>(x, p.in, p.sources[0], p.sources[1], memory.x_row, shared);
-    load_window<T, kTf32, kUnroll>(grad, grad_channels(p), source, source, memory.grad_row,
-                                   shared + memory.x);
+    if constexpr (kStrict) load_grad();
+    await_copies();
     __syncthreads();
     for (int first = 0; active && first < p.tiling.positions(); first += kStep) {
       uint32_t a[kTilesM][4];
