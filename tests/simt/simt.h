@@ -107,7 +107,6 @@ inline float __fmul_rn(float a, float b) { return a * b; }
 inline double __dadd_rn(double a, double b) { return a + b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
 using std::exp;
-inline float __expf(float x) { return std::exp(x); }
 using std::fmax;
 using std::isfinite;
 using std::log;

@@ -52,7 +52,7 @@ struct PixelLogits {
   __device__ A exponentiate(A most) {
     A sum = A(0);
 #pragma unroll
-    for (int c = 0; c < kChannels; ++c) values[c] = exponential(values[c] - most), sum += values[c];
+    for (int c = 0; c < kChannels; ++c) values[c] = exp(values[c] - most), sum += values[c];
     inverse = A(1) / sum;
     return sum;
   }
@@ -69,10 +69,10 @@ struct PixelLogits<T, 0> {
   __device__ int channels() const { return count; }
   __device__ A exponentiate(A most) const {
     A sum = A(0);
-    for (int c = 0; c < count; ++c) sum += exponential(widen(from[c]) - most);
+    for (int c = 0; c < count; ++c) sum += exp(widen(from[c]) - most);
     return sum;
   }
-  __device__ A probability(int c, A lse) const { return exponential(widen(from[c]) - lse); }
+  __device__ A probability(int c, A lse) const { return exp(widen(from[c]) - lse); }
 };
 
 // Sum of the class weights, or the number of classes: W of the label smoothing.
@@ -222,7 +222,7 @@ __global__ void __launch_bounds__(kPixelThreads)
     const Target target(p, chunk.image, i, label);
     const A lse = p.log_sum_exp[at];
     write_gradient<kChannels>(
-        p, [&](int c) { return exponential(z[c] - lse); }, label, target, total,
+        p, [&](int c) { return exp(z[c] - lse); }, label, target, total,
         each ? upstream[at] : common, pixel_of(map, p.gradient, chunk.image, i));
   }
 }

@@ -21,11 +21,6 @@ __device__ inline double widen(double x) { return x; }
 __device__ inline float widen(__half x) { return __half2float(x); }
 __device__ inline float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
 
-// e^x, of a float at most |x| + 2 ulp off: what is far below the largest of some is that much less
-// accurate, and that much smaller.
-__device__ inline float exponential(float x) { return __expf(x); }
-__device__ inline double exponential(double x) { return exp(x); }
-
 template <typename T>
 __device__ inline T narrow(Arithmetic<T> x) {
   return x;

@@ -17,10 +17,10 @@ struct Softmax {
   __device__ Softmax(const Pixel<const T>& z, int channels) : z(z), most(widen(z[0])) {
     for (int c = 1; c < channels; ++c) most = fmax(most, widen(z[c]));
     A sum = A(0);
-    for (int c = 0; c < channels; ++c) sum += exponential(widen(z[c]) - most);
+    for (int c = 0; c < channels; ++c) sum += exp(widen(z[c]) - most);
     inverse = A(1) / sum;
   }
-  __device__ A operator[](int c) const { return exponential(widen(z[c]) - most) * inverse; }
+  __device__ A operator[](int c) const { return exp(widen(z[c]) - most) * inverse; }
 };
 
 // The probabilities of two classes.
@@ -29,8 +29,7 @@ struct TwoShares {
   A x[2];
   __device__ TwoShares(A z0, A z1) {
     const A most = fmax(z0, z1), infinite = most - most;  // NaN of an infinity, as in softmax
-    const A e = exponential(infinite - fabs(z1 - z0)), larger = A(1) / (A(1) + e),
-            smaller = e * larger;
+    const A e = exp(infinite - fabs(z1 - z0)), larger = A(1) / (A(1) + e), smaller = e * larger;
     x[0] = z1 < z0 ? larger : smaller, x[1] = z1 < z0 ? smaller : larger;
   }
 };
@@ -113,7 +112,7 @@ __global__ void __launch_bounds__(kPixelThreads) add_pixels(SoftIouLoss<T, A> p)
         if (label[b] < 0) continue;
         const int i = first + threadIdx.x + b * kPixelThreads;
         const A z = widen(pixel_of(map, p.logits, chunk.image, i)[id]);
-        const A x = exponential(z - most[b]) * inverse[b];
+        const A x = exp(z - most[b]) * inverse[b];
         probability += x;
         if (label[b] == id) inside += x, ++target;
       }
