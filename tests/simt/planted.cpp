@@ -10,12 +10,17 @@
 
 namespace {
 
-enum class Fault { kNone, kNoBarrier, kBeyondTheEnd, kDivergentBarrier, kHalfWarp };
+enum class Fault { kNone, kNoBarrier, kBeyondTheEnd, kDivergentBarrier, kHalfWarp, kNoWaiting };
 
 __global__ void reverse(Fault fault, const float* from, float* to, float* sums) {
   float* shared = colorseg::cuda::shared_memory<float>();
   const unsigned count = blockDim.x, i = threadIdx.x;
-  shared[fault == Fault::kBeyondTheEnd ? i + 1 : i] = from[blockIdx.x * count + i];
+  if (fault == Fault::kBeyondTheEnd) {
+    shared[i + 1] = from[blockIdx.x * count + i];
+  } else if (i % 4 == 0) {
+    colorseg::cuda::copy_async(shared + i, from + blockIdx.x * count + i, true);
+    if (fault != Fault::kNoWaiting) colorseg::cuda::await_copies();
+  }
   if (fault == Fault::kDivergentBarrier && i >= count / 2) {
     __syncthreads();
     __syncthreads();

@@ -8,7 +8,7 @@ import pytest
 from simt.build import FLAGS, HERE, SANITIZE
 from torch.utils import cpp_extension
 
-NONE, NO_BARRIER, BEYOND_THE_END, DIVERGENT_BARRIER, HALF_WARP = range(5)
+NONE, NO_BARRIER, BEYOND_THE_END, DIVERGENT_BARRIER, HALF_WARP, NO_WAITING = range(6)
 
 
 def compiled(folder: Path, flags: list[str]) -> Path:
@@ -69,3 +69,9 @@ def test_a_warp_operation_of_some_lanes_is_refused(plain):
     code, output = run(plain, HALF_WARP)
     assert code == 2
     assert "without all lanes of the warp" in output
+
+
+def test_copies_that_nobody_waits_for_are_caught(plain):
+    code, output = run(plain, NO_WAITING)
+    assert code == 2
+    assert "copies that nobody waited for" in output
