@@ -28,7 +28,6 @@ __device__ bool has_vectors(const Pixel<T>& pixel) {
 // The logits of one pixel, from registers or (kChannels = 0) read again at each use.
 template <typename T, int kChannels>
 struct PixelLogits {
-  static constexpr int kCount = kChannels;
   using A = Arithmetic<T>;
   A values[kChannels];
   A inverse;  // of the sum of exponentials
@@ -60,7 +59,6 @@ struct PixelLogits {
 };
 template <typename T>
 struct PixelLogits<T, 0> {
-  static constexpr int kCount = 0;
   using A = Arithmetic<T>;
   Pixel<const T> from;
   int count;
@@ -75,14 +73,18 @@ struct PixelLogits<T, 0> {
   __device__ A probability(int c, A lse) const { return exp(widen(from[c]) - lse); }
 };
 
-// Sum of the class weights, or the number of classes: W of the label smoothing.
-template <typename T, typename A>
-__device__ A total_weight(const CrossEntropy<T, A>& p) {
-  if (p.weight == nullptr) return A(p.map.channels);
-  A total = A(0);
-  for (int c = 0; c < p.map.channels; ++c) total += p.weight[c];
-  return total;
-}
+// The share of each class in the label smoothing, s / C, and W: the sum of the class weights, or
+// the number of classes.
+template <typename A>
+struct Smoothing {
+  A share = A(0), total = A(0);
+  template <typename T>
+  __device__ explicit Smoothing(const CrossEntropy<T, A>& p) {
+    if (p.smoothing == A(0)) return;
+    share = p.smoothing / A(p.map.channels), total = A(p.weight ? 0 : p.map.channels);
+    for (int c = 0; p.weight && c < p.map.channels; ++c) total += p.weight[c];
+  }
+};
 
 // What is stored of each channel, by whole vectors where they fit.
 template <typename T, int kChannels, typename Value>
@@ -110,11 +112,12 @@ __device__ void write_pixel(const Pixel<T>& to, int channels, const Value& value
 // where the label is ignored
 template <int kChannels, typename T, typename A, typename Target, typename Probability>
 __device__ void write_gradient(const CrossEntropy<T, A>& p, const Probability& probability,
-                               int label, const Target& target, A total, A g, const Pixel<T>& to) {
+                               int label, const Target& target, const Smoothing<A>& smoothing, A g,
+                               const Pixel<T>& to) {
   const int channels = static_cast<int>(p.map.channels);
   if (label < 0) return write_pixel<T, kChannels>(to, channels, [](int) { return A(0); });
-  const A even = g * p.smoothing / A(channels), toward = g * (A(1) - p.smoothing);
-  const A scale = toward * target.total + even * total;
+  const A even = g * smoothing.share, toward = g * (A(1) - p.smoothing);
+  const A scale = toward * target.total + even * smoothing.total;
   const auto slope = [&](int c) { return scale * probability(c) - toward * target.weighted(c); };
   if (p.smoothing == A(0)) return write_pixel<T, kChannels>(to, channels, slope);
   write_pixel<T, kChannels>(
@@ -144,13 +147,18 @@ __device__ int first_nan(const Pixel<const T>& z, int channels, int otherwise) {
   return otherwise;
 }
 
+// Blocks of a multiprocessor that registers are to suffice for.
+template <int kChannels>
+constexpr int kBlocksEach = kChannels == 0 ? 6 : 5;
+
 template <typename T, typename A, int kChannels, typename Target>
-__global__ void __launch_bounds__(kPixelThreads) forward(CrossEntropy<T, A> p) {
+__global__ void __launch_bounds__(kPixelThreads, kBlocksEach<kChannels>)
+    forward(CrossEntropy<T, A> p) {
   await_previous();
   const PixelMap& map = p.map;
   const int channels = static_cast<int>(map.channels);
   const Chunk chunk = chunk_of(map, blockIdx.x);
-  const A total = p.smoothing != A(0) ? total_weight(p) : A(0);
+  const Smoothing<A> smoothing(p);
   // a mean's divisor before it is known: right unless there are weights or ignored pixels
   const A common = p.mean ? A(1.0 / (double(map.n) * double(map.pixels))) : A(1);
   double sums[4] = {0, 0, 0, 0};
@@ -168,7 +176,7 @@ __global__ void __launch_bounds__(kPixelThreads) forward(CrossEntropy<T, A> p) {
       A weighted = A(0);
       for (int c = 0; c < channels; ++c)
         weighted += (p.weight ? p.weight[c] : A(1)) * widen(pixel[c]);
-      loss = (A(1) - p.smoothing) * loss + p.smoothing / A(channels) * (total * lse - weighted);
+      loss = (A(1) - p.smoothing) * loss + smoothing.share * (smoothing.total * lse - weighted);
     }
     if (label >= 0) sums[0] += loss, sums[1] += target.w, sums[2] += 1, sums[3] += argmax == label;
     p.log_sum_exp[at] = lse;
@@ -176,7 +184,7 @@ __global__ void __launch_bounds__(kPixelThreads) forward(CrossEntropy<T, A> p) {
     if (p.argmax) p.argmax[at] = argmax;
     if (p.gradient)
       write_gradient<kChannels>(
-          p, [&](int c) { return z.probability(c, lse); }, label, target, total, common,
+          p, [&](int c) { return z.probability(c, lse); }, label, target, smoothing, common,
           pixel_of(map, p.gradient, chunk.image, i));
   }
   block_sums(sums, shared_memory<double>());
@@ -212,7 +220,7 @@ __global__ void __launch_bounds__(kPixelThreads)
   await_previous();
   const PixelMap& map = p.map;
   const Chunk chunk = chunk_of(map, blockIdx.x);
-  const A total = p.smoothing != A(0) ? total_weight(p) : A(0);
+  const Smoothing<A> smoothing(p);
   const A common = each ? A(0) : A(double(*upstream) / (normalizer ? *normalizer : 1.0));
   for (int i = chunk.first + threadIdx.x; i < chunk.last; i += blockDim.x) {
     const int64_t at = chunk.image * map.pixels + i;
@@ -222,7 +230,7 @@ __global__ void __launch_bounds__(kPixelThreads)
     const Target target(p, chunk.image, i, label);
     const A lse = p.log_sum_exp[at];
     write_gradient<kChannels>(
-        p, [&](int c) { return exp(z[c] - lse); }, label, target, total,
+        p, [&](int c) { return exp(z[c] - lse); }, label, target, smoothing,
         each ? upstream[at] : common, pixel_of(map, p.gradient, chunk.image, i));
   }
 }

@@ -17,9 +17,12 @@ struct Epilogue {
 
   const Convolution<T>& p;
   RunningSums<T> sums;
+  // of a data gradient, what the forward pass read the thread's channels of the map through
+  ChannelAffine<float>* affines;
   int place, which, channel, channels, valid;
   bool active;
 
+  // memory: epilogue_floats, there behind a barrier.
   __device__ Epilogue(const Convolution<T>& p, float* memory) : p(p), sums{memory} {
     const int thread = static_cast<int>(threadIdx.x);
     place = static_cast<int>(blockIdx.y) * kColumns + thread % kVectors * kVector;
@@ -28,13 +31,22 @@ struct Epilogue {
     channels = p.out.counts[which];
     valid = channels - channel < kVector ? channels - channel : kVector;
     for (int i = 0; i < kVector; ++i) sums.first(i) = sums.second(i) = 0;
+    affines = reinterpret_cast<ChannelAffine<float>*>(memory + RunningSums<T>::kFloats);
+    if (kGradient && thread < kVectors && active) {
+      const ChannelAffine<float>* from = p.targets[which].map_affine;
+      for (int i = 0; i < valid && from; ++i) affines[thread * kVector + i] = from[channel + i];
+    }
+    affines += thread % kVectors * kVector;
   }
 
   // stage: [positions][kStride].
   __device__ void take(const Place& at, int phase, float* stage) {
     if (!active) return;
     const ConvTarget<T>& to = p.targets[which];
-    const Constants constants(p, to, channel, valid);
+    float bias[kVector];
+#pragma unroll
+    for (int i = 0; i < kVector; ++i)
+      bias[i] = !kGradient && p.bias && i < valid ? p.bias[channel + i] : 0;
     const int positions = p.tiling.positions() >> (pools() ? 2 : 0);
     stage += static_cast<int>(threadIdx.x) % kVectors * kVector;
     float sum[kVector] = {}, second[kVector] = {};
@@ -48,7 +60,7 @@ struct Epilogue {
         if (loaded[b].at < 0) continue;
         float* values = stage + first_of(m + b * kStep) * kStride;
         float value[kVector];
-        finish(to, constants, values, loaded[b], value, second);
+        finish(to, bias, values, loaded[b], value, second);
         ++count;
 #pragma unroll
         for (int i = 0; i < kVector; ++i) sum[i] += value[i];
@@ -101,22 +113,6 @@ struct Epilogue {
  private:
   __device__ bool pools() const { return !kGradient && p.pool; }
 
-  // What is the same for all positions, in registers.
-  struct Constants {
-    ChannelAffine<float> affine[kVector];
-    float bias[kVector];
-    __device__ Constants(const Convolution<T>& p, const ConvTarget<T>& to, int channel, int valid) {
-#pragma unroll
-      for (int i = 0; i < kVector; ++i) {
-        const int c = i < valid ? channel + i : channel;
-        if constexpr (kGradient)
-          affine[i] = to.map ? to.map_affine[c] : ChannelAffine<float>{0, 0, 0};
-        else
-          bias[i] = p.bias ? p.bias[c] : 0;
-      }
-    }
-  };
-
   // What a value meets, on its way from memory while others are.
   struct Loaded {
     int64_t at;  // in the result; negative: there is none
@@ -155,7 +151,7 @@ struct Epilogue {
 
   // Reads products, stores the result and returns it; adds to `second`, the gradients times the
   // deviations.
-  __device__ void finish(const ConvTarget<T>& to, const Constants& constants, const float* values,
+  __device__ void finish(const ConvTarget<T>& to, const float (&bias)[kVector], const float* values,
                          const Loaded& loaded, float (&value)[kVector], float (&second)[kVector]) {
     load_floats(values, value);
     if (pools()) take_maximum(values, loaded.at, value);
@@ -163,10 +159,10 @@ struct Epilogue {
 #pragma unroll
     for (int i = 0; i < kVector; ++i) {
       float v = value[i];
-      if constexpr (!kGradient) v += constants.bias[i];
+      if constexpr (!kGradient) v += bias[i];
       if (kGradient && to.adds) v += widen(loaded.old.values[i]);
       if (kGradient && to.map) {
-        const ChannelAffine<float>& a = constants.affine[i];
+        const ChannelAffine<float> a = affines[i];
         const float deviation = widen(loaded.map.values[i]) - a.center;
         if (to.map_relu && deviation * a.scale + a.offset <= 0) v = 0;
         second[i] += v * deviation;

@@ -40,4 +40,10 @@ struct RunningSums {
   __device__ float& second(int i) { return memory[(2 * i + 1) * kConvThreads + threadIdx.x]; }
 };
 
+// What an epilogue has in shared memory: the sums, and three numbers for each channel.
+template <typename T, int kColumns>
+__host__ __device__ constexpr int epilogue_floats() {
+  return RunningSums<T>::kFloats + 3 * kColumns;
+}
+
 }  // namespace colorseg::cuda

@@ -35,7 +35,7 @@ __host__ __device__ Memory memory_of(const Convolution<T>& p) {
   return {row,
           pixels * row,
           stage,
-          RunningSums<T>::kFloats * 4,
+          epilogue_floats<T, kTilesN * 8>() * 4,
           weight <= kMostWeightBytes ? weight : 0,
           p.taps.phases() == 1};
 }
@@ -98,6 +98,9 @@ template <typename T, bool kStrict, int kTilesM, int kTilesN, bool kGradient>
 __global__ void __launch_bounds__(kConvThreads, kBlocksEach)
     convolve_tiles(const __grid_constant__ Convolution<T> p) {
   await_previous();
+  constexpr bool kTf32 = sizeof(T) == 4 && !kStrict;
+  // vectors that a thread has on their way, as registers allow
+  constexpr int kUnroll = sizeof(T) == 4 && kTilesN < 8 ? 4 : 2;
   constexpr int kColumns = kTilesN * 8, kStride = stage_stride<kColumns>();
   auto* shared = shared_memory<unsigned char>();
   const Memory memory = memory_of<T, kStrict, kTilesN>(p);
@@ -127,9 +130,7 @@ __global__ void __launch_bounds__(kConvThreads, kBlocksEach)
                         p.in_height,
                         p.in_width};
     __syncthreads();  // the tile or the products before may still be read
-    load_window < T, sizeof(T) == 4 && !kStrict,
-        sizeof(T) == 4 &&
-            kTilesN<8 ? 4 : 2>(window, p.in, p.sources[0], p.sources[1], memory.row, shared);
+    load_window<T, kTf32, kUnroll>(window, p.in, p.sources[0], p.sources[1], memory.row, shared);
     await_copies();
     __syncthreads();
     for (int phase = 0; phase < p.taps.phases(); ++phase) {
