@@ -43,6 +43,8 @@ SKIPS = {
     "gpus": "needs two CUDA devices",
     "gpu_memory": "needs 30 GB of free memory on the CUDA device",
     "isa": "needs an instruction set that this machine does not have",
+    "gradio": "needs Gradio: pip install 'colorseg[demo]'",
+    "browser": "needs Chromium, and Playwright: pip install playwright",
     "simt": "needs the CUDA kernels on the CPU: set COLORSEG_SIMT=1",
     "torchvision": "needs torchvision 0.28.0: pip install --no-deps torchvision==0.28.0",
 }
@@ -60,6 +62,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         skip("shared_data")
     return folder
+
+
+@pytest.fixture(scope="session")
+def gradio() -> ModuleType:
+    """Gradio, which the demo needs."""
+    if importlib.util.find_spec("gradio") is None:
+        skip("gradio")
+    return importlib.import_module("gradio")
 
 
 @pytest.fixture(scope="session")

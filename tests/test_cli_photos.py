@@ -4,15 +4,12 @@ import json
 
 import numpy as np
 import pytest
-import torch
+from photo_cases import save_segmenter
 from PIL import Image
 
 from colorseg.cli import main
-from colorseg.data.scenes import load_scenes
-from colorseg.models import deeplabv3
 from colorseg.palette import Palette
 from colorseg.training import Config
-from colorseg.training.segmentation import SegmentationTask
 
 
 def picture(path, size=(40, 60)):
@@ -102,11 +99,7 @@ def test_an_output_that_is_a_file(tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def segmenter(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
-    torch.manual_seed(0)
-    task = SegmentationTask(load_scenes(32, 2, 2)[0], torch.device("cpu"))
-    task.save(deeplabv3("resnet18", 2, output_stride=16), path)
-    return path
+    return save_segmenter(tmp_path_factory.mktemp("weights") / "model.safetensors")
 
 
 def test_segment(segmenter, tmp_path, capsys):

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from colorseg._version import __version__
-from colorseg.cli import benchmark, export, info, palette, photos, report, training
+from colorseg.cli import benchmark, demo, export, info, palette, photos, report, training
 
 Command = Callable[[argparse.Namespace], int]
 EPILOG = """examples:
@@ -46,6 +46,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"colorseg {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="command", required=True)
-    for group in (photos, training, palette, report, benchmark, export, info):
+    for group in (photos, training, palette, report, benchmark, export, demo, info):
         group.add_commands(commands)
     return parser
