@@ -22,9 +22,9 @@ def fused_calls(monkeypatch):
 
 @pytest.fixture
 def log(caplog):
-    """The lines colorseg logs, as a function."""
+    """The lines colorseg logs, but for the number of blocks at the end, as a function."""
     caplog.set_level(logging.INFO, "colorseg")
-    return lambda: [record.getMessage() for record in caplog.records]
+    return lambda: [line for line in caplog.messages if not line.startswith("blocks fused: ")]
 
 
 def conv(**options):
@@ -114,7 +114,7 @@ class Siblings(nn.Module):
         return self.ready(self.patched(self.stem(x)))
 
 
-def test_the_log_names_every_convolution(log):
+def test_the_log_names_every_convolution(log, caplog):
     model = Siblings()
     colorseg.fuse(model, verbose=True)
     assert log() == [
@@ -124,12 +124,13 @@ def test_the_log_names_every_convolution(log):
         "left stem[3] as it is: no batch norm follows the convolution",
         "left patched.0 as it is: a Sequential is no Sequential with the stock forward",
     ]
+    assert caplog.messages[-1] == "blocks fused: 2"  # and a ConvBNReLU that was one before
     assert type(model.patched) is nn.Sequential
 
 
-def test_silent_unless_asked(log):
+def test_silent_unless_asked(log, caplog):
     colorseg.fuse(Siblings())
-    assert log() == []
+    assert caplog.messages == []
 
 
 CHANGES = {

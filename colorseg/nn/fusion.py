@@ -27,19 +27,25 @@ def fuse(model: Model, verbose: bool = False) -> Model:
 
     Args:
         model: any module; the parts are found at any depth.
-        verbose: log, on the logger "colorseg", what was fused and why other convolutions were not.
+        verbose: log, on the logger "colorseg", what was fused, why other convolutions were not, and
+            in the last line how many blocks are fused now.
 
     Returns:
         The same object.
     """
+    count = 0
     for name, module in model.named_modules():
         fused = vars(module).get(_MARK) or _fused_class(type(module))
         if fused is None and "forward" not in vars(module):
             fused = form_class(module)
         if fused is None or "forward" in vars(module):
-            if verbose and not isinstance(module, FusedForward | Form):
+            if issubclass(type(module), FusedForward | Form):
+                count += _report(name, module, False)
+            elif verbose:
                 _report_outside(name, module)
             continue
+        blocks = _report(name, module, verbose)
+        count += blocks
         if _MARK in vars(module):
             delattr(module, _MARK)
             module.__class__ = fused
@@ -47,8 +53,10 @@ def fuse(model: Model, verbose: bool = False) -> Model:
             if verbose:
                 logger.info("fused %s: a %s", name or "the model", fused.__name__)
             module.__class__ = fused
-        elif _report(name, module, verbose):
+        elif blocks:
             module.__class__ = fused
+    if verbose:
+        logger.info("blocks fused: %d", count)
     return model
 
 
@@ -82,16 +90,19 @@ def _fused_class(cls: type[nn.Module]) -> type[nn.Module] | None:
     return twin(cls, FusedForward) if cls.forward is nn.Sequential.forward else None
 
 
-def _report(name: str, sequential: nn.Module, verbose: bool) -> bool:
-    """Whether there is a run to fuse; logs runs, and convolutions left alone with the reason."""
-    modules = list(sequential.children())
-    found = False
-    start = 0
+def _report(name: str, module: nn.Module, verbose: bool) -> int:
+    """The number of runs among the children; logs them, and convolutions left alone with the
+    reason, of a Sequential.
+    """
+    modules = list(module.children())
+    if not isinstance(module, nn.Sequential):  # a form, whose convolutions all have a batch norm
+        return sum(isinstance(child, nn.BatchNorm2d) for child in modules)
+    found, start = 0, 0
     while start < len(modules):
         run = find_run(modules, start) if is_conv(modules[start]) else None
         where = f"{name or 'the model'}[{start}]"
         if isinstance(run, Run):
-            found = True
+            found += 1
             if verbose:
                 logger.info(
                     "fused %s: %s",
