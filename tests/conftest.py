@@ -43,6 +43,7 @@ SKIPS = {
     "gpus": "needs two CUDA devices",
     "gpu_memory": "needs 30 GB of free memory on the CUDA device",
     "isa": "needs an instruction set that this machine does not have",
+    "tensorboard": "needs TensorBoard: pip install 'colorseg[tensorboard]'",
     "gradio": "needs Gradio: pip install 'colorseg[demo]'",
     "browser": "needs Chromium, and Playwright: pip install playwright",
     "simt": "needs the CUDA kernels on the CPU: set COLORSEG_SIMT=1",

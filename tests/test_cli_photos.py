@@ -22,7 +22,10 @@ def picture(path, size=(40, 60)):
 def test_colorize_writes_pictures_and_comparisons(tmp_path, capsys):
     source = picture(tmp_path / "in" / "an ünusual name.png")
     out = tmp_path / "out"
-    assert main(["colorize", str(source), "-o", str(out), "--compare", "--decode", "mean"]) == 0
+    assert (
+        main(["colorize", str(source), "-o", str(out), "--compare", "--decode", "mean", "--whole"])
+        == 0
+    )
     names = ["an ünusual name-compare.png", "an ünusual name.png"]
     assert sorted(path.name for path in out.iterdir()) == names
     assert sorted(capsys.readouterr().out.splitlines()) == [str(out / name) for name in names]

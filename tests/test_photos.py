@@ -56,6 +56,16 @@ class TestColorize:
         want = (GREEN.colors[0] * 255).numpy()
         assert np.abs(result - want).max() <= 2
 
+    def test_all_pixels_in_tiles(self):
+        small, large, constant = noise(64, 80), noise(600, 700), Constant()
+        network = load_network("general")
+        whole = colorseg.colorize(small, network, side=None)  # one tile
+        assert np.array_equal(whole, colorseg.colorize(small, network, side=64, edges=False))
+        tiled = colorseg.colorize(large, constant, side=None)
+        assert constant.seen.shape == (1, 1, 512, 512)
+        untiled = np.array(colorseg.colorize(large, constant, side=600, edges=False)).astype(int)
+        assert np.abs(np.array(tiled) - untiled).max() <= 1
+
     def test_vividness(self):
         grey = np.full((40, 40), 128, np.uint8)
         none = np.array(colorseg.colorize(grey, Constant(), vividness=0))

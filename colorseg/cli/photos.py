@@ -21,6 +21,7 @@ def add_commands(commands: Any) -> None:
     add("--temperature", type=float, metavar="T", help="of annealed: 0.38; more is paler")
     add("--vividness", type=float, default=1.0, metavar="F", help="factor of the colors")
     add("--side", type=int, metavar="N", help="pixels of the shorter side that the network sees")
+    add("--whole", action="store_true", help="let it see all pixels, in tiles")
     add("--no-edges", dest="edges", action="store_false", help="enlarge colors bilinearly")
     add("--compare", action="store_true", help="before and after side by side, too")
     paint.set_defaults(run=colorize)
@@ -58,6 +59,8 @@ def colorize(args: argparse.Namespace) -> int:
     network = load_network(args.weights).to(_device(args.device))
     options = _given(args, "temperature", "side")
     options |= {"decode": args.decode, "vividness": args.vividness, "edges": args.edges}
+    if args.whole:
+        options["side"] = None
     colorseg.colorize(_probe(), network, **options)  # for its checks, before any file is touched
 
     def work(source: Any) -> dict[str, Any]:

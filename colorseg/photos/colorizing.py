@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from colorseg.models import load_network
+from colorseg.models import load_network, predict_tiled
 from colorseg.palette import Palette
 from colorseg.photos.chroma import ROWS, Enlarged, chroma, join, luma
 from colorseg.photos.reading import MAX_PIXELS, Photo, Picture, read_photo
@@ -18,6 +18,7 @@ from colorseg.training.modes import eval_mode
 DECODINGS = ("argmax", "mean", "annealed")
 TEMPERATURE = 0.38  # of "annealed", as in Zhang, Isola, Efros, "Colorful Image Colorization", 2016
 SIDE = 64  # of the shorter side as the network sees it
+TILE, OVERLAP = 512, 64
 LONGEST = 8  # times SIDE, of the longer side
 
 Model = nn.Module | str | Path
@@ -30,7 +31,7 @@ def colorize(
     decode: str = "annealed",
     temperature: float = TEMPERATURE,
     vividness: float = 1.0,
-    side: int = SIDE,
+    side: int | None = SIDE,
     edges: bool = True,
     max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
@@ -49,7 +50,9 @@ def colorize(
             probabilities sharpened by ``temperature``.
         temperature: above 0; towards 0 it is argmax, 1 is the mean.
         vividness: factor of the colors; 0 is grey, 1 as predicted.
-        side: pixels of the shorter side that the network sees, 8 or more.
+        side: pixels of the shorter side that the network sees, 8 or more.  None: all of them, in
+            overlapping tiles of 512, whose colors are blended; a network then sees no further than
+            its field of view in the photograph itself.
         edges: enlarge colors along the photograph's edges (guided filter) instead of bilinearly.
         max_pixels: larger photographs are refused.
 
@@ -63,6 +66,9 @@ def colorize(
     _check(decode, temperature, vividness, side)
     photo = read_photo(image, max_pixels)
     network = network_of(model)
+    if side is None:
+        colors = _tiled(network, photo, decode, temperature)
+        return photo.image(_joined(photo, Enlarged(chroma(colors) * vividness, None, photo.size)))
     small = _reduced(photo, side)
     colors = predicted(network, small.mean(0, keepdim=True), decode, temperature)
     enlarged = Enlarged(chroma(colors) * vividness, luma(small) if edges else None, photo.size)
@@ -90,6 +96,25 @@ def predicted(network: nn.Module, grey: Tensor, decode: str, temperature: float)
     return decoded(logits, palette, decode, temperature)
 
 
+class Colors(nn.Module):
+    """A network with its decoding: grey values (N, 1, h, w) in, RGB (N, 3, h, w) out."""
+
+    def __init__(self, network: nn.Module, decode: str, temperature: float) -> None:
+        super().__init__()
+        self.network, self.decode, self.temperature = network, decode, temperature
+
+    def forward(self, grey: Tensor) -> Tensor:
+        """The colors of each picture."""
+        colors = [predicted(self.network, g, self.decode, self.temperature) for g in grey]
+        return torch.stack(colors)
+
+
+def _tiled(network: nn.Module, photo: Photo, decode: str, temperature: float) -> Tensor:
+    """RGB (3, H, W) of the photograph's own grey values."""
+    grey = torch.from_numpy(photo.rgb.mean(2, dtype=np.float32) / 256)
+    return predict_tiled(Colors(network, decode, temperature), grey[None], TILE, OVERLAP)
+
+
 def decoded(logits: Tensor, palette: Palette, decode: str, temperature: float) -> Tensor:
     """Colors (3, h, w) of logits (K, h, w), see ``colorize``."""
     if len(logits) != len(palette):
@@ -103,15 +128,15 @@ def decoded(logits: Tensor, palette: Palette, decode: str, temperature: float) -
     return torch.einsum("khw,kc->chw", shares, palette.colors)
 
 
-def _check(decode: str, temperature: float, vividness: float, side: int) -> None:
+def _check(decode: str, temperature: float, vividness: float, side: int | None) -> None:
     if decode not in DECODINGS:
         raise ValueError(f"decode must be one of {', '.join(DECODINGS)}, got {decode!r}")
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
     if not 0 <= vividness <= 10:
         raise ValueError(f"vividness must be in 0 .. 10, got {vividness}")
-    if side < 8:
-        raise ValueError(f"side must be at least 8, got {side}")
+    if side is not None and side < 8:
+        raise ValueError(f"side must be at least 8, or None for all pixels, got {side}")
 
 
 def _reduced(photo: Photo, side: int) -> Tensor:

@@ -90,6 +90,7 @@ def build_parser(network: str, prog: str | None = None) -> argparse.ArgumentPars
         metavar="FOLDER",
         help=f"where to write (default: {_default_out(network)}; -2, -3, ... is added if taken)",
     )
+    add("--tensorboard", "write for TensorBoard, too", action="store_true")
     add("--resume", "go on with the run in --out, with its settings", action="store_true")
     add("--reference", "plain torch instead of the fused operators", action="store_true")
     add("--kernel", "side of the convolutions", type=int, metavar="N")

@@ -45,6 +45,8 @@ class RunConfig:
         reshuffle: draw new batches in every epoch; False keeps those of one shuffle, as in the
             course (see ``colorseg.training.seeding``).
         download: whether the pictures may be downloaded.
+        tensorboard: write losses, figures and pictures of every epoch for TensorBoard, too, into
+            ``tensorboard`` in ``out``.
 
     Raises:
         ValueError: a value is of the wrong kind or out of range.
@@ -65,6 +67,7 @@ class RunConfig:
     reference: bool = False
     reshuffle: bool = True
     download: bool = False
+    tensorboard: bool = False
 
     # the settings that a resumed run may not change: its result would be that of no single run
     fixed: ClassVar[tuple[str, ...]] = (
@@ -86,7 +89,8 @@ class RunConfig:
         for name in ("epochs", "batch_size"):
             self._integer(name, 1, None)
         self._integer("seed", 0, 2**32 - 1)
-        for name in ("amp", "cuda_graphs", "resume", "reference", "reshuffle", "download"):
+        switches = ("amp", "cuda_graphs", "resume", "reference", "reshuffle", "download")
+        for name in (*switches, "tensorboard"):
             self._require(name, isinstance(getattr(self, name), bool), "true or false")
         self._require(
             "lr",

@@ -1,5 +1,6 @@
 """``fit``: training from the first epoch, or from where a run stopped."""
 
+import contextlib
 import logging
 from typing import Any
 
@@ -10,6 +11,7 @@ import colorseg
 from colorseg.data import Augmentation
 from colorseg.models import NETWORKS
 from colorseg.training import checkpoint
+from colorseg.training.board import Board
 from colorseg.training.color import ColorTask, palette_of
 from colorseg.training.config import Config, RunConfig, SegmentationConfig
 from colorseg.training.history import History
@@ -56,6 +58,7 @@ def fit(model: nn.Module, train: Any, val: Any, config: RunConfig) -> History:
         FileExistsError: ``config.out`` holds a run and ``config.resume`` is False.
         OSError: ``config.out`` cannot be written to.
         FloatingPointError: the loss is not finite; all finished epochs stay in the folder.
+        ImportError: ``config.tensorboard``, and it is not installed.
         KeyboardInterrupt: passed on; all finished epochs stay in the folder.
     """
     device = usable_device(config.device)
@@ -69,11 +72,13 @@ def fit(model: nn.Module, train: Any, val: Any, config: RunConfig) -> History:
             f"{out} holds {len(run.history)} epochs, more than the {config.epochs} asked for; "
             "raise --epochs or choose another --out"
         )
+    board = Board(out, len(run.history)) if config.tensorboard else contextlib.nullcontext()
     _announce(run)
     config.save(out / "config.json", run=_facts(training, validation))
     try:
-        while len(run.history) < config.epochs:
-            run.epoch()
+        with board as run.board:
+            while len(run.history) < config.epochs:
+                run.epoch()
         run.finish()
     except KeyboardInterrupt:
         logger.warning(

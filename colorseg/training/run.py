@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from colorseg._files import write_atomically
 from colorseg.training import checkpoint
+from colorseg.training.board import Board
 from colorseg.training.config import RunConfig
 from colorseg.training.history import History, Row
 from colorseg.training.plots import save_curves, save_samples
@@ -40,6 +41,7 @@ class Run:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = _rate(config, train.device, graphed)
+        self.board: Board | None = None
         self._step = (GraphedStep if graphed else Step)(model, train, self.optimizer, config.amp)
         if len(self.history) < config.epochs:
             for task in (train, val):
@@ -64,6 +66,9 @@ class Run:
         row = self.train.row(*(figures[name] for name in self.train.row._fields))
         logger.info("epoch %d/%d: %s", number, config.epochs, row.words)
         self._save(row)
+        if self.board is not None:
+            rate = self.optimizer.param_groups[0]["lr"]
+            self.board.tell(row, float(rate), self.val, self.model)
 
     def finish(self) -> None:
         """Write what a finished run has beyond an interrupted one."""
