@@ -34,7 +34,7 @@ ERRORS = [
         "weight is not differentiated here",
     ),
     ({"reduction": "max"}, ValueError, "reduction must be one of"),
-    ({"process_group": object()}, NotImplementedError, "process_group is not built yet"),
+    ({"process_group": object(), "per": "image"}, ValueError, "process_group joins batches"),
 ]
 
 

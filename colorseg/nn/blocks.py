@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from colorseg.nn.functional import conv_options, global_hooks, run_fused
 from colorseg.nn.padding import conv_padding
 from colorseg.nn.runs import Run, find_run, is_conv
+from colorseg.nn.sync import run_norm
 from colorseg.ops.conv2d import run as run_conv2d
 from colorseg.ops.conv_bn_relu import check_resample
 
@@ -54,7 +55,7 @@ class FusedForward:
                     and isinstance(module, nn.ReLU)
                 ):
                     x, residual = x + residual, None
-                x = module(x)
+                x = run_norm(module, x)
                 start += 1
             skip = None
         return x if residual is None else x + residual

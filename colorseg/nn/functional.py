@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from colorseg.nn.freezing import FrozenBatchNorm2d
+from colorseg.nn.sync import run_norm
 from colorseg.ops._geometry import ConvOptions
 from colorseg.ops._geometry import conv_options as checked_options
 from colorseg.ops.conv_bn_relu import check_resample, run
@@ -153,7 +154,7 @@ def _run_modules(
         y = nn.functional.max_pool2d(y, 2)
     elif resample == "upsample2":
         y = nn.functional.interpolate(y, scale_factor=2, mode="nearest")
-    y = bn(y)
+    y = run_norm(bn, y)
     if residual is not None:
         y = y + residual
     return nn.functional.relu(y) if relu else y

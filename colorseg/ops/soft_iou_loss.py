@@ -15,6 +15,7 @@ from colorseg.ops._registration import (
     register_autograd,
     widened,
 )
+from colorseg.ops._soft_iou_group import GroupSoftIoU
 from colorseg.ops.color_cross_entropy import REDUCTIONS
 
 
@@ -47,7 +48,10 @@ def soft_iou_loss(
         weight: (number of selected classes,), scaled to mean 1.
         reduction: "mean" or "sum" over classes (and images), or "none" for (classes,) or (N,
             classes).
-        process_group: not available yet; the loss is of the local batch.
+        process_group: of ``torch.distributed``; with it the loss is that of the batches of all its
+            ranks together, and each rank's gradient that of its own pictures times the number of
+            ranks, so that the mean that ``DistributedDataParallel`` takes is right.  Without it the
+            loss is of the local batch.
 
     Returns:
         The loss, float32 for half logits.
@@ -59,10 +63,6 @@ def soft_iou_loss(
     """
     check_usable("soft_iou_loss", logits)
     check_constant("weight", weight)
-    if process_group is not None:
-        raise NotImplementedError(
-            "process_group is not built yet; average the loss over ranks, or use per='image'"
-        )
     if per not in ("batch", "image"):
         raise ValueError(f"per must be 'batch' or 'image', got {per!r}")
     if reduction not in REDUCTIONS:
@@ -72,6 +72,12 @@ def soft_iou_loss(
     # backward reads labels an eighth as large, or of two classes nothing else
     channels = logits.shape[1] if logits.dim() > 1 else 0
     keep = grad and (channels == 2 or (target.dtype == torch.int64 and channels <= 255))
+    if process_group is not None:
+        if per == "image":
+            raise ValueError("process_group joins batches; leave it out with per='image'")
+        ids = _class_ids(classes, logits)
+        together = (ids, _smoothing(smooth), ignore_index, weight, reduction, keep)
+        return GroupSoftIoU.apply(logits, target, together, process_group)
     options = (
         _class_ids(classes, logits),
         per == "image",
