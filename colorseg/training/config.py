@@ -45,6 +45,7 @@ class RunConfig:
         reshuffle: draw new batches in every epoch; False keeps those of one shuffle, as in the
             course (see ``colorseg.training.seeding``).
         download: whether the pictures may be downloaded.
+        sync_bn: where several processes train, normalize over the batches of all of them.
         tensorboard: write losses, figures and pictures of every epoch for TensorBoard, too, into
             ``tensorboard`` in ``out``.
 
@@ -67,6 +68,7 @@ class RunConfig:
     reference: bool = False
     reshuffle: bool = True
     download: bool = False
+    sync_bn: bool = False
     tensorboard: bool = False
 
     # the settings that a resumed run may not change: its result would be that of no single run
@@ -90,7 +92,7 @@ class RunConfig:
             self._integer(name, 1, None)
         self._integer("seed", 0, 2**32 - 1)
         switches = ("amp", "cuda_graphs", "resume", "reference", "reshuffle", "download")
-        for name in (*switches, "tensorboard"):
+        for name in (*switches, "sync_bn", "tensorboard"):
             self._require(name, isinstance(getattr(self, name), bool), "true or false")
         self._require(
             "lr",

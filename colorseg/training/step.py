@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from colorseg.nn.capture import captured
+from colorseg.training import ranks
 from colorseg.training.task import Task
 
 logger = logging.getLogger(__name__)
@@ -29,15 +30,20 @@ class Step:
         self._kind = task.device.type
 
     def __call__(self, index: Tensor) -> Tensor:
-        """The loss of the pictures of that index, before the step; a scalar on the device."""
+        """The loss of the pictures of that index, before the step; a scalar on the device.
+
+        Of several ranks each takes a part of them.
+        """
+        part, share = ranks.own(index)
         self.optimizer.zero_grad()
         # bfloat16 has the range of float32, so that gradients need no scaling; a cache of casts
         # would not outlive a recording
         with torch.autocast(self._kind, torch.bfloat16, enabled=self.amp, cache_enabled=False):
-            loss = self.task.loss(self.model, index)
+            loss = self.task.loss(self.model, part)
+        loss = loss if share == 1 else loss * share
         loss.backward()
         self.optimizer.step()
-        return loss.detach()
+        return ranks.mean(loss.detach())
 
 
 class GraphedStep(Step):
