@@ -90,6 +90,8 @@ def build_parser(network: str, prog: str | None = None) -> argparse.ArgumentPars
         metavar="FOLDER",
         help=f"where to write (default: {_default_out(network)}; -2, -3, ... is added if taken)",
     )
+    add("--clip", "norm that gradients are scaled down to", type=float, metavar="NORM")
+    add("--detect-anomaly", "name the layer that makes NaN or inf first", action="store_true")
     add("--sync-bn", "normalize over the batches of all processes", action="store_true")
     add("--tensorboard", "write for TensorBoard, too", action="store_true")
     add("--resume", "go on with the run in --out, with its settings", action="store_true")

@@ -45,6 +45,9 @@ class RunConfig:
         reshuffle: draw new batches in every epoch; False keeps those of one shuffle, as in the
             course (see ``colorseg.training.seeding``).
         download: whether the pictures may be downloaded.
+        clip: gradients are scaled down to this norm, over all parameters; 0 leaves them.
+        detect_anomaly: name the layer or parameter where numbers that are not finite appear first;
+            slow.
         sync_bn: where several processes train, normalize over the batches of all of them.
         tensorboard: write losses, figures and pictures of every epoch for TensorBoard, too, into
             ``tensorboard`` in ``out``.
@@ -68,6 +71,8 @@ class RunConfig:
     reference: bool = False
     reshuffle: bool = True
     download: bool = False
+    clip: float = 0.0
+    detect_anomaly: bool = False
     sync_bn: bool = False
     tensorboard: bool = False
 
@@ -79,6 +84,7 @@ class RunConfig:
         "schedule",
         "optimizer",
         "amp",
+        "clip",
         "reshuffle",
         "reference",
     )
@@ -92,13 +98,15 @@ class RunConfig:
             self._integer(name, 1, None)
         self._integer("seed", 0, 2**32 - 1)
         switches = ("amp", "cuda_graphs", "resume", "reference", "reshuffle", "download")
-        for name in (*switches, "sync_bn", "tensorboard"):
+        for name in (*switches, "detect_anomaly", "sync_bn", "tensorboard"):
             self._require(name, isinstance(getattr(self, name), bool), "true or false")
         self._require(
             "lr",
             _is_number(self.lr) and self.lr > 0,
             "a number above 0, usually between 0.0001 and 0.1",
         )
+        clips = _is_number(self.clip) and self.clip >= 0
+        self._require("clip", clips, "a number, 0 for none or above")
         self._check_device()
         cuda = self.device.split(":")[0] == "cuda"
         self._require("amp", cuda or not self.amp, "false on devices other than cuda")

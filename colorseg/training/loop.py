@@ -11,6 +11,7 @@ import colorseg
 from colorseg.data import Augmentation
 from colorseg.models import NETWORKS
 from colorseg.training import checkpoint, ranks
+from colorseg.training.anomaly import watched
 from colorseg.training.board import Board
 from colorseg.training.color import ColorTask, palette_of
 from colorseg.training.config import Config, RunConfig, SegmentationConfig
@@ -79,7 +80,8 @@ def fit(model: nn.Module, train: Any, val: Any, config: RunConfig) -> History:
     if ranks.is_first():
         config.save(out / "config.json", run=_facts(training, validation))
     try:
-        with board as run.board:
+        watching = watched(model) if config.detect_anomaly else contextlib.nullcontext()
+        with watching, board as run.board:
             while len(run.history) < config.epochs:
                 run.epoch()
         run.finish()

@@ -44,7 +44,7 @@ class Run:
             group["lr"] = _rate(config, train.device, graphed)
         self.board: Board | None = None
         called = ranks.parallel(model, config.sync_bn)
-        self._step = (GraphedStep if graphed else Step)(called, train, self.optimizer, config.amp)
+        self._step = (GraphedStep if graphed else Step)(called, train, self.optimizer, config)
         if len(self.history) < config.epochs:
             for task in (train, val):
                 task.prepare(model)
@@ -170,7 +170,8 @@ def _optimizer(model: nn.Module, task: Task, config: RunConfig) -> tuple[Optimiz
         raise ValueError("no parameter of the model is trained; leave a part of it unfrozen")
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     place = task.device.type
-    graphed = place == "cuda" and config.cuda_graphs and ranks.count() == 1
+    alone = ranks.count() == 1 and not config.detect_anomaly
+    graphed = place == "cuda" and config.cuda_graphs and alone
     if graphed and task.why_no_graph is not None:
         logger.info("training without a CUDA graph: %s", task.why_no_graph)
         graphed = False
