@@ -43,9 +43,9 @@ def test_a_gradient_is_named():
 
 def test_watching_changes_nothing_but_rounding(tmp_path):
     losses = []
-    for watched in (False, True):
+    for detects in (False, True):
         torch.manual_seed(0)
-        history = train(UNet(num_filters=4), tmp_path / str(watched), detect_anomaly=watched)
+        history = train(UNet(num_filters=4), tmp_path / str(detects), detect_anomaly=detects)
         losses.append(history.epochs[0].train_loss)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
