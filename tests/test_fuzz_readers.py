@@ -2,12 +2,16 @@
 
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
+from colorseg._files import load_torch
 from colorseg.palette import Palette
 
+CLAIMS = ("archive/.format_version", "archive/byteorder", "archive/version")
 FUZZER = Path(__file__).parents[1] / "tools" / "fuzz_readers.py"
 
 
@@ -24,3 +28,17 @@ def test_a_header_that_is_no_python(tmp_path):
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(288))
     with pytest.raises(ValueError, match=r"p\.npy is no \.npy file"):
         Palette.load(path)
+
+
+@pytest.mark.parametrize("record", CLAIMS)
+def test_a_checkpoint_that_claims_4_gigabytes(record, tmp_path):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "archive.pt")
+    content = bytearray((tmp_path / "archive.pt").read_bytes())
+    with zipfile.ZipFile(tmp_path / "archive.pt") as archive:
+        at = content.index(b"PK\x01\x02", archive.start_dir)
+        while not content.startswith(record.encode(), at + 46):
+            at = content.index(b"PK\x01\x02", at + 4)
+    content[at + 24 : at + 28] = b"\xff\xff\xff\xff"[:3] + b"\xfe"  # its size in the directory
+    (tmp_path / "archive.pt").write_bytes(content)
+    with pytest.raises(ValueError, match="claims 4278190079 bytes of a file of"):
+        load_torch(tmp_path / "archive.pt")
