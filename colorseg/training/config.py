@@ -19,7 +19,12 @@ LOSSES = ("ce", "iou", "sum")
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,7 @@ class RunConfig:
         """
         try:
             settings = tomllib.loads(Path(path).read_text())
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"{path} is no TOML file: {error}") from None
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(settings.keys() - set(known))
@@ -241,7 +246,10 @@ class Config(RunConfig):
     def __post_init__(self) -> None:
         object.__setattr__(self, "palette", str(self.palette))
         if self.classes is not None:  # a single name, or the list that JSON made of the tuple
-            names = (self.classes,) if isinstance(self.classes, str) else tuple(self.classes)
+            single = not isinstance(self.classes, list | tuple)
+            names = (self.classes,) if single else tuple(self.classes)
+            kinds = all(isinstance(n, str | int) and not isinstance(n, bool) for n in names)
+            self._require("classes", kinds, "names or numbers of classes")
             object.__setattr__(self, "classes", names)
             self._require("classes", bool(names), "at least one class, or None for all")
         self._one_of("network", NETWORKS)
