@@ -1,8 +1,10 @@
 """Writing files so that a crash leaves either the old content or the new, never half of it."""
 
 import contextlib
+import io
 import os
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -45,3 +47,27 @@ def make_folder(path: str | Path) -> Path:
             f"cannot write to the folder {folder}: {error.strerror or error}; choose another --out"
         ) from error
     return folder
+
+
+def load_torch(path: str | Path) -> Any:
+    """What ``torch.save`` wrote: tensors and plain containers, on the CPU; no code of it runs.
+
+    Raises:
+        ValueError: a part of the file claims more bytes than the whole has, for which torch would
+            take memory.
+        Exception: what ``torch.load`` raises for a damaged file, which differs between versions.
+        OSError: it cannot be read.
+    """
+    import zipfile
+
+    import torch
+
+    content = Path(path).read_bytes()
+    if zipfile.is_zipfile(io.BytesIO(content)):  # not what torch wrote before 1.6
+        for part in zipfile.ZipFile(io.BytesIO(content)).infolist():  # torch compresses nothing
+            if part.file_size > len(content):
+                raise ValueError(
+                    f"{part.filename} claims {part.file_size} bytes of a file of {len(content)}"
+                )
+    # weights_only: unpickling anything else could run code of whoever made the file
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

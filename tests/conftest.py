@@ -42,6 +42,7 @@ SKIPS = {
     "shared_data": "needs the real images: set COLORSEG_DATA to their folder",
     "gpus": "needs two CUDA devices",
     "gpu_memory": "needs 30 GB of free memory on the CUDA device",
+    "proc": "needs Linux's /proc",
     "isa": "needs an instruction set that this machine does not have",
     "tensorboard": "needs TensorBoard: pip install 'colorseg[tensorboard]'",
     "gradio": "needs Gradio: pip install 'colorseg[demo]'",

@@ -205,6 +205,10 @@ def test_train_on_a_folder_of_photographs(tmp_path, capsys):
         ("epoch = 3", "has the unknown setting epoch; known are data, epochs"),
         ("epochs = 0", "epochs must be a whole number, at least 1, got 0"),
         ("epochs =", "is no TOML file"),
+        ("classes = true", "classes must be names or numbers of classes, got True"),
+        ("classes = 7.5", "classes must be names or numbers of classes, got 7.5"),
+        ("lr = 1" + 400 * "0", "lr must be a number above 0"),
+        ("lr = " + 5000 * "[", "is no TOML file"),
     ],
 )
 def test_mistakes_in_settings(text, message, tmp_path, capsys):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from colorseg._files import write_atomically
+from colorseg._files import load_torch, write_atomically
 from colorseg.palette import Palette
 
 # names of weights that come with the package and their networks, see weights/README.md
@@ -140,7 +140,7 @@ def load_weights(path: str | Path, network: str) -> StoredWeights:
     if path.suffix == ".safetensors":
         return _load_safetensors(path, network)
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        tensors = load_torch(path)
         return StoredWeights(path, {str(k): _tensor(v) for k, v in dict(tensors).items()})
     except Exception as error:
         cause = (str(error) or type(error).__name__).splitlines()[0]

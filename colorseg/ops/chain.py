@@ -119,8 +119,7 @@ def run(x: Tensor, layers: Sequence[Layer]) -> Tensor:
         if kept is not None:
             key = (x.dtype, *map(id, parameters))
             if key not in kept:
-                made = torch.ops.colorseg.prepare_chain.default(x, packed, numbers, eps)
-                kept[key] = [t.clone() for t in made]  # some are parameters
+                kept[key] = torch.ops.colorseg.prepare_chain.default(x, packed, numbers, eps)
             own = kept[key]
             return torch.ops.colorseg.prepared_chain.default(x, packed, own, numbers, eps)
         y, *saved = torch.ops.colorseg.chain.default(x, packed, numbers, eps)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from colorseg._files import make_folder, write_atomically
+from colorseg._files import load_torch, make_folder, write_atomically
 from colorseg.training.config import RunConfig
 from colorseg.training.history import History, Row
 
@@ -88,12 +88,12 @@ def restore_checkpoint(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    content = io.BytesIO(path.read_bytes())
     try:
         with warnings.catch_warnings(action="ignore"):  # about pickles that it then refuses
-            # weights_only: unpickling anything else could run code of whoever made the file
-            state = torch.load(content, map_location="cpu", weights_only=True)
-    except Exception as error:  # what it raises for a damaged file differs between versions
+            state = load_torch(path)
+    except OSError:
+        raise
+    except Exception as error:
         raise _unusable(path, "it is damaged") from error
     wanted = {"identity": dict, "history": list, "model": dict, "optimizer": dict}
     if not isinstance(state, dict) or not all(

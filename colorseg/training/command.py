@@ -90,6 +90,9 @@ def build_parser(network: str, prog: str | None = None) -> argparse.ArgumentPars
         metavar="FOLDER",
         help=f"where to write (default: {_default_out(network)}; -2, -3, ... is added if taken)",
     )
+    add("--clip", "norm that gradients are scaled down to", type=float, metavar="NORM")
+    add("--detect-anomaly", "name the layer that makes NaN or inf first", action="store_true")
+    add("--sync-bn", "normalize over the batches of all processes", action="store_true")
     add("--tensorboard", "write for TensorBoard, too", action="store_true")
     add("--resume", "go on with the run in --out, with its settings", action="store_true")
     add("--reference", "plain torch instead of the fused operators", action="store_true")
@@ -116,19 +119,33 @@ def _train(network: str, options: dict[str, Any]) -> None:
         if threads < 1:
             raise ValueError(f"--threads must be at least 1, got {threads}")
         torch.set_num_threads(threads)
-    config = _config(network, options)
 
+    from colorseg.training import ranks
+
+    with ranks.joined(options.get("device", "cpu")) as device:
+        if not ranks.is_first():
+            logging.getLogger("colorseg").setLevel(logging.WARNING)
+        if ranks.count() > 1:
+            options["device"] = device
+        config = ranks.from_first(lambda: _config(network, options))
+        history = _fit(dataclasses.replace(config, device=device))
+        if ranks.is_first():
+            _report(history, config.out)
+
+
+def _fit(config: Config) -> History:
     from colorseg.data import load
+    from colorseg.training import ranks
     from colorseg.training.checkpoint import open_folder
     from colorseg.training.color import new_network
     from colorseg.training.loop import fit
 
-    open_folder(config)  # before the work of loading pictures
+    ranks.from_first(lambda: open_folder(config))  # before the work of loading pictures
     logger.info("writing to %s", config.out)
     train, val = load(
         config.data, classes=config.classes, image_size=config.image_size, download=config.download
     )
-    _report(fit(new_network(config), train, val, config), config.out)
+    return fit(new_network(config), train, val, config)
 
 
 def _config(network: str, options: dict[str, Any]) -> Config:

@@ -19,7 +19,12 @@ LOSSES = ("ce", "iou", "sum")
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,10 @@ class RunConfig:
         reshuffle: draw new batches in every epoch; False keeps those of one shuffle, as in the
             course (see ``colorseg.training.seeding``).
         download: whether the pictures may be downloaded.
+        clip: gradients are scaled down to this norm, over all parameters; 0 leaves them.
+        detect_anomaly: name the layer or parameter where numbers that are not finite appear first;
+            slow.
+        sync_bn: where several processes train, normalize over the batches of all of them.
         tensorboard: write losses, figures and pictures of every epoch for TensorBoard, too, into
             ``tensorboard`` in ``out``.
 
@@ -67,6 +76,9 @@ class RunConfig:
     reference: bool = False
     reshuffle: bool = True
     download: bool = False
+    clip: float = 0.0
+    detect_anomaly: bool = False
+    sync_bn: bool = False
     tensorboard: bool = False
 
     # the settings that a resumed run may not change: its result would be that of no single run
@@ -77,6 +89,7 @@ class RunConfig:
         "schedule",
         "optimizer",
         "amp",
+        "clip",
         "reshuffle",
         "reference",
     )
@@ -90,13 +103,15 @@ class RunConfig:
             self._integer(name, 1, None)
         self._integer("seed", 0, 2**32 - 1)
         switches = ("amp", "cuda_graphs", "resume", "reference", "reshuffle", "download")
-        for name in (*switches, "tensorboard"):
+        for name in (*switches, "detect_anomaly", "sync_bn", "tensorboard"):
             self._require(name, isinstance(getattr(self, name), bool), "true or false")
         self._require(
             "lr",
             _is_number(self.lr) and self.lr > 0,
             "a number above 0, usually between 0.0001 and 0.1",
         )
+        clips = _is_number(self.clip) and self.clip >= 0
+        self._require("clip", clips, "a number, 0 for none or above")
         self._check_device()
         cuda = self.device.split(":")[0] == "cuda"
         self._require("amp", cuda or not self.amp, "false on devices other than cuda")
@@ -138,7 +153,7 @@ class RunConfig:
         """
         try:
             settings = tomllib.loads(Path(path).read_text())
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"{path} is no TOML file: {error}") from None
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(settings.keys() - set(known))
@@ -231,7 +246,10 @@ class Config(RunConfig):
     def __post_init__(self) -> None:
         object.__setattr__(self, "palette", str(self.palette))
         if self.classes is not None:  # a single name, or the list that JSON made of the tuple
-            names = (self.classes,) if isinstance(self.classes, str) else tuple(self.classes)
+            single = not isinstance(self.classes, list | tuple)
+            names = (self.classes,) if single else tuple(self.classes)
+            kinds = all(isinstance(n, str | int) and not isinstance(n, bool) for n in names)
+            self._require("classes", kinds, "names or numbers of classes")
             object.__setattr__(self, "classes", names)
             self._require("classes", bool(names), "at least one class, or None for all")
         self._one_of("network", NETWORKS)

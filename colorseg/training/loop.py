@@ -10,7 +10,8 @@ from torch import nn
 import colorseg
 from colorseg.data import Augmentation
 from colorseg.models import NETWORKS
-from colorseg.training import checkpoint
+from colorseg.training import checkpoint, ranks
+from colorseg.training.anomaly import watched
 from colorseg.training.board import Board
 from colorseg.training.color import ColorTask, palette_of
 from colorseg.training.config import Config, RunConfig, SegmentationConfig
@@ -63,7 +64,7 @@ def fit(model: nn.Module, train: Any, val: Any, config: RunConfig) -> History:
     """
     device = usable_device(config.device)
     training, validation = _tasks(model, train, val, config, device)
-    out = checkpoint.open_folder(config)
+    out = ranks.from_first(lambda: checkpoint.open_folder(config))
     if config.reference:
         colorseg.unfuse(model)
     run = Run(model.to(device), training, validation, config, out)
@@ -72,11 +73,15 @@ def fit(model: nn.Module, train: Any, val: Any, config: RunConfig) -> History:
             f"{out} holds {len(run.history)} epochs, more than the {config.epochs} asked for; "
             "raise --epochs or choose another --out"
         )
-    board = Board(out, len(run.history)) if config.tensorboard else contextlib.nullcontext()
+    tells = config.tensorboard and ranks.is_first()
+    board = Board(out, len(run.history)) if tells else contextlib.nullcontext()
     _announce(run)
-    config.save(out / "config.json", run=_facts(training, validation))
+    ranks.wait()  # all have read what there was
+    if ranks.is_first():
+        config.save(out / "config.json", run=_facts(training, validation))
     try:
-        with board as run.board:
+        watching = watched(model) if config.detect_anomaly else contextlib.nullcontext()
+        with watching, board as run.board:
             while len(run.history) < config.epochs:
                 run.epoch()
         run.finish()
@@ -112,6 +117,8 @@ def _tasks(
 ) -> tuple[Task, Task]:
     plain = config.reference
     if isinstance(config, SegmentationConfig):
+        if ranks.count() > 1:
+            raise ValueError("training to segment runs in one process; start it without torchrun")
         augmentation = Augmentation() if config.augment else None
         return (
             SegmentationTask(train, device, config.loss, augmentation, plain),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from colorseg._files import write_atomically
-from colorseg.training import checkpoint
+from colorseg.training import checkpoint, ranks
 from colorseg.training.board import Board
 from colorseg.training.config import RunConfig
 from colorseg.training.history import History, Row
@@ -22,6 +22,7 @@ from colorseg.training.task import Task
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY = 50  # batches on CUDA
+SEEDS_APART = 7919  # of two ranks
 POWER = 0.9  # of the polynomial schedule, as in torchvision's references/segmentation
 
 
@@ -42,7 +43,8 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = _rate(config, train.device, graphed)
         self.board: Board | None = None
-        self._step = (GraphedStep if graphed else Step)(model, train, self.optimizer, config.amp)
+        called = ranks.parallel(model, config.sync_bn)
+        self._step = (GraphedStep if graphed else Step)(called, train, self.optimizer, config)
         if len(self.history) < config.epochs:
             for task in (train, val):
                 task.prepare(model)
@@ -50,7 +52,8 @@ class Run:
     def epoch(self) -> None:
         """Train and validate once, then bring the folder up to date."""
         number, config = len(self.history) + 1, self.config
-        seed_everything(config.seed, number)
+        # ranks mirror their pictures by chances of their own
+        seed_everything((config.seed + SEEDS_APART * ranks.rank()) % 2**32, number)
         order = batch_order(len(self.train), config.seed, number, config.reshuffle)
         start = time.perf_counter()
         train_loss = self._train(order, number)
@@ -74,8 +77,11 @@ class Run:
         """Write what a finished run has beyond an interrupted one."""
         from safetensors.torch import load
 
+        ranks.wait()  # for the first one's files
         best = (self.out / "best.safetensors").read_bytes()
         self.model.load_state_dict(load(best))
+        if not ranks.is_first():
+            return
         self.history.save_csv(self.out / "metrics.csv")
         save_curves(self.history, self.out / "curves.png")
         save_samples(self.model, self.val, self.out / "samples.png", self._title())
@@ -96,8 +102,8 @@ class Run:
         waiting: list[Tensor] = []  # looking at a loss waits for the device
         look_every = 1 if self.train.device.type == "cpu" else LOOK_EVERY
         title = f"epoch {number}/{self.config.epochs}"
-        # disable=None: no bar where stderr is no terminal
-        with tqdm(total=len(order), desc=title, unit=" images", leave=False, disable=None) as bar:
+        hidden = None if ranks.is_first() else True  # None: where stderr is no terminal
+        with tqdm(total=len(order), desc=title, unit=" images", leave=False, disable=hidden) as bar:
             batches = _batches(order, self.config.batch_size, self.train)
             for number_of_batch, index in enumerate(batches):
                 self._set_rate(number - 1 + number_of_batch / len(batches))
@@ -123,10 +129,13 @@ class Run:
                     group["lr"] = rate
 
     def _save(self, row: Row) -> None:
+        history = History([*self.history.epochs, row])
+        if not ranks.is_first():
+            self.history = history
+            return
         # last.pt after the best weights: cut off in between, the resumed run repeats this epoch
         if not self.history.epochs or row.score > self.history.best.score:
             self.train.save(self.model, self.out / "best.safetensors")
-        history = History([*self.history.epochs, row])
         checkpoint.save_checkpoint(
             self.out / "last.pt", self.model, self.optimizer, history, self.identity
         )
@@ -144,10 +153,11 @@ class Run:
 
 def _batches(order: Tensor, size: int, task: Task) -> list[Tensor]:
     """Batches of an epoch; a last one that is too small for the task is left out."""
-    batches = [index for index in order.split(size) if len(index) >= task.smallest_batch]
+    smallest = task.smallest_batch * ranks.count()
+    batches = [index for index in order.split(size) if len(index) >= smallest]
     if not batches:
         raise ValueError(
-            f"a batch must have at least {task.smallest_batch} pictures, but {task.name} has "
+            f"a batch must have at least {smallest} pictures, but {task.name} has "
             f"{len(task)} and batch_size is {size}"
         )
     return batches
@@ -160,7 +170,8 @@ def _optimizer(model: nn.Module, task: Task, config: RunConfig) -> tuple[Optimiz
         raise ValueError("no parameter of the model is trained; leave a part of it unfrozen")
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     place = task.device.type
-    graphed = place == "cuda" and config.cuda_graphs
+    alone = ranks.count() == 1 and not config.detect_anomaly
+    graphed = place == "cuda" and config.cuda_graphs and alone
     if graphed and task.why_no_graph is not None:
         logger.info("training without a CUDA graph: %s", task.why_no_graph)
         graphed = False

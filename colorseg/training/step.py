@@ -7,6 +7,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from colorseg.nn.capture import captured
+from colorseg.training import ranks
+from colorseg.training.anomaly import check_gradients
+from colorseg.training.config import RunConfig
 from colorseg.training.task import Task
 
 logger = logging.getLogger(__name__)
@@ -21,23 +24,36 @@ class Step:
         model: in training mode when called.
         task: whose loss is lowered.
         optimizer: of the model's parameters.
-        amp: forward in bfloat16 where torch's autocast takes that for safe.
+        config: its ``amp``, ``clip`` and ``detect_anomaly``.
     """
 
-    def __init__(self, model: nn.Module, task: Task, optimizer: Optimizer, amp: bool) -> None:
-        self.model, self.task, self.optimizer, self.amp = model, task, optimizer, amp
+    def __init__(
+        self, model: nn.Module, task: Task, optimizer: Optimizer, config: RunConfig
+    ) -> None:
+        self.model, self.task, self.optimizer, self.config = model, task, optimizer, config
         self._kind = task.device.type
 
     def __call__(self, index: Tensor) -> Tensor:
-        """The loss of the pictures of that index, before the step; a scalar on the device."""
+        """The loss of the pictures of that index, before the step; a scalar on the device.
+
+        Of several ranks each takes a part of them.
+        """
+        part, share = ranks.own(index)
         self.optimizer.zero_grad()
         # bfloat16 has the range of float32, so that gradients need no scaling; a cache of casts
         # would not outlive a recording
-        with torch.autocast(self._kind, torch.bfloat16, enabled=self.amp, cache_enabled=False):
-            loss = self.task.loss(self.model, index)
+        with torch.autocast(
+            self._kind, torch.bfloat16, enabled=self.config.amp, cache_enabled=False
+        ):
+            loss = self.task.loss(self.model, part)
+        loss = loss if share == 1 else loss * share
         loss.backward()
+        if self.config.detect_anomaly:
+            check_gradients(self.model)
+        if self.config.clip > 0:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.optimizer.step()
-        return loss.detach()
+        return ranks.mean(loss.detach())
 
 
 class GraphedStep(Step):
@@ -47,8 +63,10 @@ class GraphedStep(Step):
     device.
     """
 
-    def __init__(self, model: nn.Module, task: Task, optimizer: Optimizer, amp: bool) -> None:
-        super().__init__(model, task, optimizer, amp)
+    def __init__(
+        self, model: nn.Module, task: Task, optimizer: Optimizer, config: RunConfig
+    ) -> None:
+        super().__init__(model, task, optimizer, config)
         self._eager_steps = 0
         self._given: Tensor | None = None  # index of the batches that are replayed
         self._loss: Tensor | None = None

@@ -158,7 +158,8 @@ std::vector<Tensor> prepare_chain(const Tensor& x, const std::vector<Tensor>& pa
     const Tensor map = new_tensor(x, {0, channels, 1, 1}, x.scalar_type());
     results.insert(
         results.end(),
-        {packed[i], layer.bias ? in_dtype(*layer.bias, ScalarType::Float) : nothing(x),
+        {packed[i],
+         layer.bias ? torch::stable::clone(in_dtype(*layer.bias, ScalarType::Float)) : nothing(x),
          layer.has_bn ? finished_moments(map, nothing(x), layer.bn).affines : nothing(x)});
   }
   return results;

@@ -75,3 +75,14 @@ def test_copies_that_nobody_waits_for_are_caught(plain):
     code, output = run(plain, NO_WAITING)
     assert code == 2
     assert "copies that nobody waited for" in output
+
+
+def test_every_kernel_waits_for_the_one_before():
+    """Kernels start early on a GPU; the emulation runs one after the other and could not tell."""
+    kernels = 0
+    for source in sorted((HERE.parents[1] / "csrc" / "cuda" / "kernels").glob("*.cu*")):
+        for definition in source.read_text().split("__global__ ")[1:]:
+            body = definition.split("{", 1)[1].split()
+            assert body[0] == "await_previous();", f"{source.name}: {definition[:60]}"
+            kernels += 1
+    assert kernels > 30

@@ -1,0 +1,92 @@
+"""Training by several processes at once, as ``torchrun`` starts them; alone, all of it is free."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+Value = TypeVar("Value")
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[str]:
+    """Inside the block this process is a rank, if torchrun started it; yields its device.
+
+    Ranks on the CPU meet by gloo, on CUDA by NCCL, where each takes the GPU of its local rank.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield device
+        return
+    on_cuda = torch.device(device).type == "cuda"
+    if on_cuda:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if on_cuda else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def count() -> int:
+    """The number of ranks."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this one, from 0."""
+    return dist.get_rank() if count() > 1 else 0
+
+
+def is_first() -> bool:
+    """Whether this is the rank that writes and reports."""
+    return rank() == 0
+
+
+def wait() -> None:
+    """Go on when all ranks have come here."""
+    if count() > 1:
+        dist.barrier()
+
+
+def from_first(make: Callable[[], Value]) -> Value:
+    """What ``make`` returns on the first rank, on every rank."""
+    made: list[Any] = [make() if is_first() else None]
+    if count() > 1:
+        dist.broadcast_object_list(made)
+    value: Value = made[0]
+    return value
+
+
+def own(index: Tensor) -> tuple[Tensor, float]:
+    """This rank's part of a batch, and what a mean over it has to be multiplied by.
+
+    The mean of the products over the ranks is the mean over the batch, also where parts differ.
+    """
+    part = index[rank() :: count()]
+    return part, len(part) * count() / len(index)
+
+
+def mean(value: Tensor) -> Tensor:
+    """The mean over the ranks of a scalar."""
+    if count() > 1:
+        dist.all_reduce(value)
+        value /= count()
+    return value
+
+
+def parallel(model: nn.Module, sync_bn: bool) -> nn.Module:
+    """What to call in place of the model, so that gradients are means over the ranks.
+
+    ``sync_bn``: its batch norms become ``SyncBatchNorm``.
+    """
+    if count() == 1:
+        return model
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    if sync_bn:  # afterwards: DistributedDataParallel knows none of ours for the CPU
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return wrapped

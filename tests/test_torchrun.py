@@ -1,0 +1,67 @@
+"""``torchrun -m colorseg train``: one run by several processes."""
+
+import csv
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from colorseg.cli import main
+from colorseg.training import ranks
+
+FLAGS = ["train", "unet", "--num-filters", "4", "--batch-size", "100"]
+
+
+def torchrun(*arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    # the installed package, not the source tree in the current folder
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"}
+    return subprocess.run(
+        [*command, "-m", "colorseg", *arguments], env=environment, capture_output=True, text=True
+    )
+
+
+def rows(out):
+    with (out / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_two_processes_train_as_one_and_go_on(tmp_path):
+    out, alone = tmp_path / "two", tmp_path / "one"
+    flags = [*FLAGS, "--sync-bn", "--epochs"]
+    done = torchrun(*flags, "1", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epochs: 1") == 1  # one of them reports
+    assert done.stderr.count("epoch 1/1") == 1
+    assert main([*flags, "1", "--out", str(alone)]) == 0
+    (two,), (one,) = rows(out), rows(alone)
+    assert float(two["train_loss"]) == pytest.approx(float(one["train_loss"]), rel=1e-5)
+    assert float(two["val_loss"]) == pytest.approx(float(one["val_loss"]), rel=1e-2)
+    assert {p.name for p in out.iterdir()} == {p.name for p in alone.iterdir()}
+    done = torchrun(*flags, "2", "--out", str(out), "--resume")
+    assert done.returncode == 0, done.stderr
+    assert [row["epoch"] for row in rows(out)] == ["1", "2"]
+
+
+def test_a_mistake_ends_all_of_them(tmp_path):
+    done = torchrun(*FLAGS, "--epochs", "1", "--out", str(tmp_path / "run"), "--data", "nowhere")
+    assert done.returncode != 0
+    assert "error: " in done.stderr
+    assert "nowhere" in done.stderr
+
+
+@pytest.mark.parametrize("size", [2, 5, 100])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_every_picture_belongs_to_one_rank(size, count, monkeypatch):
+    index, values = torch.randperm(size), torch.rand(size).double()
+    parts, means = [], []
+    monkeypatch.setattr(ranks, "count", lambda: count)
+    for rank in range(min(count, size)):
+        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
+        part, share = ranks.own(index)
+        parts.append(part)
+        means.append(values[part].mean() * share)
+    assert torch.equal(torch.cat(parts).sort().values, torch.arange(size))
+    assert (torch.stack(means).sum() / count).item() == pytest.approx(values.mean().item())
