@@ -191,11 +191,12 @@ def test_train_on_a_folder_of_photographs(tmp_path, capsys):
     for i in range(10):
         picture(tmp_path / "photos" / f"{i}.jpg", (30 + i, 50))
     data, run = str(tmp_path / "photos"), str(tmp_path / "run")
-    flags = ["--data", data, "--image-size", "16", "--epochs", "1", "--num-filters", "2"]
+    sizes = ["--image-size", "16", "--short-side", "20"]
+    flags = ["--data", data, *sizes, "--epochs", "1", "--num-filters", "2"]
     assert main(["train", "unet", *flags, "--out", run]) == 0
     capsys.readouterr()
     weights = f"{run}/model.safetensors"
-    assert main(["evaluate", weights, "--data", data, "--image-size", "16", "--json"]) == 0
+    assert main(["evaluate", weights, "--data", data, *sizes, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["pixels"] == 2 * 16 * 16
 
 
