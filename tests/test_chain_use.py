@@ -8,6 +8,7 @@ import torch
 from chain_cases import clear_images, count_chain_calls, run_plain, twins
 from conftest import assert_close
 from torch import nn
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 import colorseg
@@ -160,14 +161,19 @@ def test_more_channels_than_there_are_kernels_for(name, calls):
     assert calls == []
 
 
-def test_vmap_and_forward_mode_do_not_meet_the_operator(calls):
+def test_transforms_do_not_meet_the_operator(calls):
     model, plain = twins("unet", training=False)
     x = torch.rand(2, 1, 1, 8, 8)
     want = torch.stack([run_plain(plain, image) for image in x])
     with torch.no_grad():
         assert_close(torch.vmap(model)(x), want)
-    with pytest.raises(RuntimeError, match="no forward-mode derivative"):
-        torch.func.jvp(model, (x[0],), (x[0],))
+    _, tangent = torch.func.jvp(model, (x[0],), (x[1],))
+    exact = x.double()
+    _, want = torch.func.jvp(lambda image: run_plain(plain, image), (exact[0],), (exact[1],))
+    assert_close(tangent, want)
+    with forward_ad.dual_level():
+        y = model(forward_ad.make_dual(x[0], x[1]))
+        assert_close(forward_ad.unpack_dual(y).tangent, want)
     assert calls == []
 
 

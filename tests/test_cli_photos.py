@@ -1,6 +1,7 @@
 """``colorseg colorize``, ``segment``, ``palette``, ``train`` and ``evaluate``, end to end."""
 
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from colorseg.cli import main
 from colorseg.palette import Palette
+from colorseg.photos.reading import read_photo
 from colorseg.training import Config
 
 
@@ -53,6 +55,34 @@ def test_a_folder_with_broken_files(tmp_path, capsys):
     assert "Traceback" not in said.err
     written = [p.relative_to(tmp_path / "out") for p in (tmp_path / "out").rglob("*.*")]
     assert sorted(map(str, written)) == ["a.png", "deep/b.jpg"]
+
+
+def test_many_pictures_one_after_the_other(tmp_path, capsys, monkeypatch):
+    """The three broken ones are named; nothing of the others is kept in memory."""
+    folder, photos, alive = tmp_path / "in", [], []
+
+    def watched(picture, *arguments, **options):
+        photo = read_photo(picture, *arguments, **options)
+        photos.append(weakref.ref(photo))
+        alive.append(sum(kept() is not None for kept in photos))
+        return photo
+
+    monkeypatch.setattr("colorseg.photos.reading.read_photo", watched)
+    first = picture(folder / "000.png", (8, 8))
+    for i in range(1, 300):
+        (folder / f"{i:03}.png").write_bytes(first.read_bytes())
+    for name in ("007.png", "123.png", "299.png"):
+        (folder / name).write_bytes(b"broken")
+    out = tmp_path / "out"
+    assert main(["colorize", str(folder), "-o", str(out)]) == 1
+    *errors, summary = capsys.readouterr().err.strip().splitlines()[-4:]
+    assert [error.split(" is no")[0] for error in errors] == [
+        f"error: {folder / name}" for name in ("007.png", "123.png", "299.png")
+    ]
+    assert summary == "3 of 300 pictures failed"
+    assert len([*out.iterdir()]) == 297
+    assert len(alive) == 297
+    assert max(alive) <= 2
 
 
 def test_the_input_is_never_overwritten(tmp_path, capsys):
@@ -161,11 +191,12 @@ def test_train_on_a_folder_of_photographs(tmp_path, capsys):
     for i in range(10):
         picture(tmp_path / "photos" / f"{i}.jpg", (30 + i, 50))
     data, run = str(tmp_path / "photos"), str(tmp_path / "run")
-    flags = ["--data", data, "--image-size", "16", "--epochs", "1", "--num-filters", "2"]
+    sizes = ["--image-size", "16", "--short-side", "20"]
+    flags = ["--data", data, *sizes, "--epochs", "1", "--num-filters", "2"]
     assert main(["train", "unet", *flags, "--out", run]) == 0
     capsys.readouterr()
     weights = f"{run}/model.safetensors"
-    assert main(["evaluate", weights, "--data", data, "--image-size", "16", "--json"]) == 0
+    assert main(["evaluate", weights, "--data", data, *sizes, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["pixels"] == 2 * 16 * 16
 
 

@@ -17,7 +17,7 @@ from colorseg.models import (
     save_weights,
 )
 from colorseg.palette import Palette
-from colorseg.photos import color_quality, overlay, segment_labels
+from colorseg.photos import color_quality, overlay, read_photo, segment_labels
 from colorseg.photos.chroma import Enlarged, chroma, join, luma
 from colorseg.photos.colorizing import decoded
 
@@ -62,9 +62,32 @@ class TestColorize:
         whole = colorseg.colorize(small, network, side=None)  # one tile
         assert np.array_equal(whole, colorseg.colorize(small, network, side=64, edges=False))
         tiled = colorseg.colorize(large, constant, side=None)
-        assert constant.seen.shape == (1, 1, 512, 512)
+        assert 400 < max(constant.seen.shape) <= 512
         untiled = np.array(colorseg.colorize(large, constant, side=600, edges=False)).astype(int)
         assert np.abs(np.array(tiled) - untiled).max() <= 1
+
+    @pytest.mark.parametrize("side", [None, 600])
+    def test_no_seams_where_tiles_meet(self, side, monkeypatch):
+        """A trained network's colors are those of one large tile, but for the tiles' edges."""
+        photo, network = noise(150, 170), load_network("general")
+        want = np.array(colorseg.colorize(photo, network, side=side)).astype(int)
+        monkeypatch.setattr("colorseg.photos.colorizing.TILE", 96)
+        blended = np.array(colorseg.colorize(photo, network, side=side)).astype(int)
+        monkeypatch.setattr("colorseg.photos.colorizing.OVERLAP", 0)
+        cut = np.array(colorseg.colorize(photo, network, side=side)).astype(int)
+        assert np.abs(blended - want).max() < 20
+        assert np.abs(blended - want).mean() < 0.3 * np.abs(cut - want).mean()
+
+    def test_a_large_side_is_seen_in_tiles(self):
+        network = Constant()
+        colorseg.colorize(noise(700, 520), network, side=520)
+        assert 400 < max(network.seen.shape) <= 512
+
+    def test_a_photo_that_was_read_before(self):
+        photo = read_photo(noise())
+        assert read_photo(photo, max_pixels=1) is photo
+        results = [colorseg.colorize(picture, Constant()) for picture in (photo, noise())]
+        assert np.array_equal(*results)
 
     def test_vividness(self):
         grey = np.full((40, 40), 128, np.uint8)

@@ -1,5 +1,7 @@
 """Tiled inference: exact where it can be, blended where it cannot, in bounded memory."""
 
+import sys
+
 import pytest
 import torch
 from conftest import assert_close
@@ -31,6 +33,25 @@ def test_pixelwise_models_are_exact(size, tile, overlap):
     """So every pixel is covered, once in weight."""
     model, image = pixelwise(), torch.randn(2, 3, *size, dtype=torch.float64)
     assert_close(predict_tiled(model, image, tile, overlap), model(image))
+
+
+def test_tiles_start_where_strides_do():
+    """Cells of 8 pixels are the same in all tiles, wherever the image ends."""
+    cells = nn.Sequential(nn.Conv2d(3, 5, 8, stride=8), nn.Upsample(scale_factor=8)).double()
+    image = torch.randn(1, 3, 56, 72, dtype=torch.float64)
+    assert_close(predict_tiled(cells, image, 32, 16), cells(image))
+
+
+def test_rows_come_one_after_the_other():
+    model, image = pixelwise(), torch.randn(1, 3, 50, 20, dtype=torch.float64)
+    watched = Watched(model)
+    rows = tiling.tiled_rows(watched, image, (20, 8), (12, 2))
+    first = next(rows)
+    assert first.shape == (1, 5, 8, 20)  # what the second row of tiles does not reach
+    assert len(watched.shapes) == 3
+    parts = [first, *rows]
+    assert [part.shape[2] for part in parts] == [8, 8, 8, 8, 18]
+    assert_close(torch.cat(parts, 2), model(image))
 
 
 def test_tiles_cover_the_image_in_eval_mode_without_gradients():
@@ -90,6 +111,9 @@ def test_a_progress_bar_only_where_it_takes_long(monkeypatch, capsys):
     predict_tiled(pixelwise(), image, 8, 0)
     assert "tiles" not in capsys.readouterr().err
     monkeypatch.setattr(tiling, "QUIET_S", 0)
+    predict_tiled(pixelwise(), image, 8, 0)
+    assert "tiles" not in capsys.readouterr().err  # no terminal
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     predict_tiled(pixelwise(), image, 8, 0)
     assert "tiles" in capsys.readouterr().err
 

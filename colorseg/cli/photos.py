@@ -1,6 +1,7 @@
 """``colorseg colorize`` and ``colorseg segment``: thin layers over ``colorseg.photos``."""
 
 import argparse
+import os
 import sys
 from typing import Any
 
@@ -20,8 +21,7 @@ def add_commands(commands: Any) -> None:
     add("--decode", choices=DECODINGS, default="annealed", help="colors from probabilities")
     add("--temperature", type=float, metavar="T", help="of annealed: 0.38; more is paler")
     add("--vividness", type=float, default=1.0, metavar="F", help="factor of the colors")
-    add("--side", type=int, metavar="N", help="pixels of the shorter side that the network sees")
-    add("--whole", action="store_true", help="let it see all pixels, in tiles")
+    _add_size(paint)
     add("--no-edges", dest="edges", action="store_false", help="enlarge colors bilinearly")
     add("--compare", action="store_true", help="before and after side by side, too")
     paint.set_defaults(run=colorize)
@@ -34,8 +34,7 @@ def add_commands(commands: Any) -> None:
     _add_shared(cut)
     add = cut.add_argument
     add("--weights", required=True, metavar="FILE", help="model.safetensors of a run that segments")
-    add("--side", type=int, metavar="N", help="pixels of the shorter side that the network sees")
-    add("--whole", action="store_true", help="let it see all pixels, in tiles")
+    _add_size(cut)
     add("--no-overlay", dest="overlay", action="store_false", help="masks alone")
     cut.set_defaults(run=segment)
 
@@ -49,8 +48,15 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="what became of each picture, as JSON on stdout")
 
 
+def _add_size(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--side", type=int, metavar="N", help="pixels of the shorter side that the network sees")
+    add("--whole", action="store_true", help="let it see all pixels, in tiles")
+
+
 def colorize(args: argparse.Namespace) -> int:
     """Color all inputs; exit code 1 if some could not be."""
+    _let_threads_sleep()
     import colorseg
     from colorseg.models import load_network
     from colorseg.photos.batch import side_by_side
@@ -65,11 +71,10 @@ def colorize(args: argparse.Namespace) -> int:
 
     def work(source: Any) -> dict[str, Any]:
         photo = read_photo(source, **_given(args, "max_pixels"))
-        picture = photo.image(photo.rgb)
-        colored = colorseg.colorize(picture, network, max_pixels=sys.maxsize, **options)
+        colored = colorseg.colorize(photo, network, max_pixels=sys.maxsize, **options)
         pictures = {"": colored}
         if args.compare:
-            pictures["-compare"] = side_by_side(picture, colored)
+            pictures["-compare"] = side_by_side(photo.image(photo.rgb), colored)
         return pictures
 
     return _convert(args, work)
@@ -77,6 +82,7 @@ def colorize(args: argparse.Namespace) -> int:
 
 def segment(args: argparse.Namespace) -> int:
     """Segment all inputs; exit code 1 if some could not be."""
+    _let_threads_sleep()
     import numpy as np
 
     from colorseg.models import load_segmenter
@@ -93,16 +99,22 @@ def segment(args: argparse.Namespace) -> int:
 
     def work(source: Any) -> dict[str, Any]:
         photo = read_photo(source, **_given(args, "max_pixels"))
-        picture = photo.image(photo.rgb)
-        labels = segment_labels(picture, model, max_pixels=sys.maxsize, **options)
+        labels = segment_labels(photo, model, max_pixels=sys.maxsize, **options)
         pictures: dict[str, Any] = {"-mask.png": mask_image(labels)}
         if args.overlay:
-            pictures["-overlay"] = overlay(picture, labels)
+            pictures["-overlay"] = overlay(photo, labels)
         shares = np.bincount(labels.ravel(), minlength=len(names)) / labels.size
         pictures["classes"] = {n: round(float(s), 4) for n, s in zip(names, shares, strict=False)}
         return pictures
 
     return _convert(args, work)
+
+
+def _let_threads_sleep() -> None:
+    """Before torch is imported: threads that spin while they wait make its small operators crawl
+    where other programs run, too.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ def add_commands(commands: Any) -> None:
     add("--classes", nargs="+", metavar="NAME", help="CIFAR-10 classes (default: horse), or all")
     add("--task", choices=TASKS, default="colorize", help="what the network sees")
     add("--image-size", type=int, metavar="N", help="of photographs (32), or with masks (96)")
+    add("--short-side", type=int, default=0, metavar="N", help="of photographs, as for training")
     add("--batch-size", type=int, default=100, metavar="N")
     add("--device", default="cpu", metavar="NAME", help="where to compute, as torch names it")
     add("--json", action="store_true", help="as one JSON object")
@@ -70,6 +71,7 @@ def _colorizer(args: argparse.Namespace) -> dict[str, float]:
         args.data or "sample",
         classes=chosen_classes(args.classes),
         image_size=args.image_size or 32,
+        short_side=args.short_side,
     )
     print(f"{val.name}, {len(val)} pictures", file=sys.stderr)
     figures = measure(model, val, None, args.batch_size, args.device, task=args.task)

@@ -15,6 +15,7 @@ from colorseg.data.cifar10 import CLASSES
 from colorseg.data.download import CIFAR10, cached_file
 from colorseg.data.images import ImageSet
 from colorseg.data.npz import read_npz
+from colorseg.data.photo_set import PhotoSet
 from colorseg.data.picture_folder import pictures_below, read_pictures
 from colorseg.data.sample import load_sample
 from colorseg.data.segmentation import load_segmentation
@@ -25,6 +26,7 @@ __all__ = [
     "IGNORE",
     "Augmentation",
     "ImageSet",
+    "PhotoSet",
     "SegmentationSet",
     "load",
     "load_segmentation",
@@ -42,6 +44,7 @@ def load(
     *,
     classes: Iterable[str | int] | None = ("horse",),
     image_size: int = 32,
+    short_side: int = 0,
     skip_damaged: bool = False,
     download: bool = False,
     cache: str | os.PathLike[str] | None = None,
@@ -57,7 +60,10 @@ def load(
             the classes of their images, ``train_label`` and ``test_label``.
         classes: names or ids of CIFAR-10 classes, None for all; a source that has no labels is
             taken whole.
-        image_size: height and width of what is made of photographs; others have their own.
+        image_size: side of the squares that are cut from photographs, at random places, for
+            training anew at each use; others have their own.
+        short_side: what the shorter side of a photograph is scaled to first; 0 for
+            ``image_size``, so that squares differ in their place along the longer side alone.
         skip_damaged: leave out photographs that cannot be decoded, with a line in the log for each.
         download: whether ``"cifar10"`` may fetch the archive (170 MB) if the cache lacks it.
         cache: folder of that archive; default ``$COLORSEG_CACHE``, or ``colorseg`` in the user's
@@ -79,17 +85,17 @@ def load(
         path = cached_file(CIFAR10, download, cache)
     else:
         path = Path(source).expanduser()
-    train, test = _read(path, image_size, skip_damaged)
+    if path.is_dir() and not cifar10.has_batches(path) and pictures_below(path):
+        return read_pictures(path, image_size, short_side, skip_damaged=skip_damaged)
+    train, test = _read(path)
     return (
         cifar10.select(train, ids, f"{path.name}/train"),
         cifar10.select(test, ids, f"{path.name}/validation"),
     )
 
 
-def _read(path: Path, image_size: int, skip_damaged: bool) -> tuple[cifar10.Part, cifar10.Part]:
+def _read(path: Path) -> tuple[cifar10.Part, cifar10.Part]:
     if path.is_dir():
-        if not cifar10.has_batches(path) and pictures_below(path):
-            return read_pictures(path, image_size, skip_damaged=skip_damaged)
         return cifar10.read_folder(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; a source is {_KINDS}")

@@ -28,6 +28,11 @@ class Frame(NamedTuple):
 
         An image of one channel is of both layouts, and so is what is made of it.
         """
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"{self.name} takes a tensor, got {type(x).__name__}; torch.fx cannot follow what "
+                "depends on the image's size: torch.export.export can"
+            )
         if x.dim() != 4 or x.shape[1] != self.channels:
             expected = f"(N, {self.channels}, H, W)"
             raise ValueError(f"{self.name} takes images {expected}, got {tuple(x.shape)}")

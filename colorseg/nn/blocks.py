@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from colorseg.nn.functional import conv_options, global_hooks, run_fused
+from colorseg.nn.functional import conv_options, one_by_one, run_fused
 from colorseg.nn.padding import conv_padding
 from colorseg.nn.runs import Run, find_run, is_conv
 from colorseg.nn.sync import run_norm
@@ -19,7 +19,7 @@ class FusedForward:
 
     Mixed in front of ``torch.nn.Sequential`` or a subclass with the stock forward.  Runs are
     looked up at each call, so a child that gets hooks or is replaced runs as plain PyTorch from
-    then on.
+    then on; so do all inside the transforms of ``torch.func``.
     """
 
     plain_class: type[nn.Sequential] = nn.Sequential
@@ -36,7 +36,8 @@ class FusedForward:
                 ReLU, else to the result.
         """
         modules = list(self._modules.values())  # type: ignore[attr-defined]
-        fusable = not global_hooks()
+        fusable = not one_by_one(x)
+        skip, residual = _given(skip), _given(residual)
         start = 0
         while start < len(modules):
             module = modules[start]
@@ -64,6 +65,12 @@ class FusedForward:
         if isinstance(index, slice):
             return nn.Sequential(OrderedDict(list(self._modules.items())[index]))  # type: ignore[attr-defined]
         return super().__getitem__(index)  # type: ignore[misc]
+
+
+def _given(value: Any) -> Any:
+    """None for an argument left out, of which torch.fx makes a placeholder."""
+    node = None if value is None or isinstance(value, Tensor) else value.node
+    return value if node is None or node.op != "placeholder" or node.args != (None,) else None
 
 
 class FusedSequential(FusedForward, nn.Sequential):
@@ -150,7 +157,7 @@ class SkipConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         """``Conv2d.forward(torch.cat([x, skip], 1))``."""
-        if self.padding_mode != "zeros":
+        if self.padding_mode != "zeros" or one_by_one(x):
             return super().forward(x if skip is None else torch.cat([x, skip], 1))
         return run_conv2d((x, self.weight, self.bias, skip), conv_options(self))
 

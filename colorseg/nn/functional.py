@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 
 from colorseg.nn.freezing import FrozenBatchNorm2d
@@ -39,6 +40,14 @@ def why_not_readable(module: nn.Module) -> str | None:
 def global_hooks() -> bool:
     """Whether hooks are set that every module's forward runs."""
     return any(getattr(torch_module, name) for name in _GLOBAL_HOOKS)
+
+
+def one_by_one(x: Tensor) -> bool:
+    """Whether modules must run themselves for this input: hooks that all modules run, or what the
+    operators have no rules for: transforms of ``torch.func``, forward mode, ``torch.fx``.
+    """
+    transformed = forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+    return transformed or not isinstance(x, Tensor) or global_hooks()
 
 
 def why_not_fusable(conv: nn.Module, bn: nn.Module) -> str | None:
@@ -84,7 +93,8 @@ def conv_bn_relu(
     """:func:`colorseg.ops.conv_bn_relu` with the parameters, buffers and mode of two modules.
 
     For networks in which they are siblings (ResNet) instead of neighbors in a Sequential.  Runs the
-    modules themselves where one has hooks, is parametrised or is of an unknown type.
+    modules themselves where one has hooks, is parametrised or is of an unknown type, and inside
+    the transforms of ``torch.func``.
 
     Args:
         conv: ``Conv2d`` or ``ConvTranspose2d``.
@@ -99,7 +109,7 @@ def conv_bn_relu(
         (N, C_out, H_y, W_y).
     """
     check_resample(resample)
-    if global_hooks() or why_not_fusable(conv, bn) is not None:
+    if one_by_one(x) or why_not_fusable(conv, bn) is not None:
         return _run_modules(conv, bn, x, resample, relu, skip, residual)
     return run_fused(conv, bn, x, resample, relu, skip, residual)
 

@@ -91,7 +91,9 @@ def register_autograd(
 ) -> Callable[..., Any]:
     """Register the derivative of ``colorseg::name`` and return how to call the operator.
 
-    The result takes the operator's arguments and ``grad``, whether autograd will want a gradient.
+    The result takes the operator's arguments, ``grad``, whether autograd will want a gradient, and
+    ``then``, which gets the outputs before any tensor is saved: saving the last one that it needs
+    ends the second run of ``torch.utils.checkpoint``.
     In eager mode it is an ``autograd.Function`` around the kernel, or the kernel alone: what
     ``torch.library`` makes of a registered derivative costs 100 us a call, a network's whole
     forward at batch 1.  Tracing, functorch and autocast get the operator itself.
@@ -100,22 +102,33 @@ def register_autograd(
     backward = without_autocast(backward)
     torch.library.register_autograd(f"colorseg::{name}", backward, setup_context=setup_context)
 
-    def forward(ctx: Any, *args: Any) -> Any:
+    def forward(ctx: Any, *args_then: Any) -> Any:
+        *args, then = args_then
         with torch._C._AutoDispatchBelowAutograd():
             output = op(*args)
+        if then is not None:
+            then(output)
         setup_context(ctx, args, output)
         return output
 
-    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    members = {
+        "forward": staticmethod(forward),
+        "backward": staticmethod(lambda *args: (*backward(*args), None)),
+    }
     eager = type(name, (torch.autograd.Function,), members)
 
-    def call(*args: Any, grad: bool) -> Any:
-        if traced() or torch._C._is_any_autocast_enabled():
-            return op(*args)
-        if grad:
-            return eager.apply(*args)  # type: ignore[attr-defined]
-        with torch._C._AutoDispatchBelowAutograd():
-            return op(*args)
+    def call(*args: Any, grad: bool, then: Callable[[Any], None] | None = None) -> Any:
+        dispatched = traced() or torch._C._is_any_autocast_enabled()
+        if grad and not dispatched:
+            return eager.apply(*args, then)  # type: ignore[attr-defined]
+        if dispatched:
+            output = op(*args)
+        else:
+            with torch._C._AutoDispatchBelowAutograd():
+                output = op(*args)
+        if then is not None:
+            then(output)
+        return output
 
     _refuse_second_derivative(f"{name}_backward", name)
     return call

@@ -54,11 +54,12 @@ class _Chain(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, arguments: Any, *parameters: Tensor | None) -> Any:
-        layers, eps, running = arguments
+        layers, numbers, eps, running = arguments
         packed = _pack(parameters, running, x)
         with torch._C._AutoDispatchBelowAutograd():
-            y, *saved = torch.ops.colorseg.chain.default(x, packed, layers, eps)
-        ctx.arguments, ctx.count = arguments, len(parameters)
+            y, *saved = torch.ops.colorseg.chain.default(x, packed, numbers, eps)
+        _update_running(layers, saved)  # now: saving ends a checkpoint's second run
+        ctx.arguments, ctx.count = arguments[1:], len(parameters)
         ctx.save_for_backward(x, *saved, *parameters)
         ctx.mark_non_differentiable(*saved)
         ctx.set_materialize_grads(False)
@@ -74,11 +75,11 @@ class _Chain(torch.autograd.Function):
                 "a fused network has no second derivative; for gradients of gradients use "
                 "colorseg.unfuse(model)"
             )
-        layers, eps, running = ctx.arguments
+        numbers, eps, running = ctx.arguments
         x, *rest = ctx.saved_tensors
         saved, parameters = rest[: -ctx.count], rest[-ctx.count :]
         grad_x, *grads = torch.ops.colorseg.chain_backward.default(
-            grad_y, x, _pack(parameters, running, x), saved, layers, eps, ctx.needs_input_grad[0]
+            grad_y, x, _pack(parameters, running, x), saved, numbers, eps, ctx.needs_input_grad[0]
         )
         wanted = [g if p is not None else None for g, p in zip(grads, parameters, strict=True)]
         return grad_x if ctx.needs_input_grad[0] else None, None, *wanted
@@ -111,18 +112,17 @@ def run(x: Tensor, layers: Sequence[Layer]) -> Tensor:
     running = [t for layer in layers for t in layer.running[:2]]
     numbers, eps = pack(layers)
     if needs_grad(x, *parameters):
-        y, *saved = _Chain.apply(x, (numbers, eps, running), *parameters)
-    else:
-        with torch._C._AutoDispatchBelowAutograd():
-            packed = _pack(parameters, running, x)
-            kept = None if any(layer.batch_statistics for layer in layers) else _kept.get()
-            if kept is not None:
-                key = (x.dtype, *map(id, parameters))
-                if key not in kept:
-                    kept[key] = torch.ops.colorseg.prepare_chain.default(x, packed, numbers, eps)
-                own = kept[key]
-                return torch.ops.colorseg.prepared_chain.default(x, packed, own, numbers, eps)
-            y, *saved = torch.ops.colorseg.chain.default(x, packed, numbers, eps)
+        return _Chain.apply(x, (layers, numbers, eps, running), *parameters)[0]
+    with torch._C._AutoDispatchBelowAutograd():
+        packed = _pack(parameters, running, x)
+        kept = None if any(layer.batch_statistics for layer in layers) else _kept.get()
+        if kept is not None:
+            key = (x.dtype, *map(id, parameters))
+            if key not in kept:
+                kept[key] = torch.ops.colorseg.prepare_chain.default(x, packed, numbers, eps)
+            own = kept[key]
+            return torch.ops.colorseg.prepared_chain.default(x, packed, own, numbers, eps)
+        y, *saved = torch.ops.colorseg.chain.default(x, packed, numbers, eps)
     _update_running(layers, saved)
     return y
 

@@ -124,14 +124,18 @@ def run(
     if not training and not grad:
         y = torch.ops.colorseg.conv_bn_relu_inference.default(*arguments, eps, relu)
     else:
-        y, _, _, mean, var = _conv_bn_relu(*arguments, training, eps, relu, grad=grad)
-        if training and running_mean is not None and running_var is not None:
-            count = y.shape[0] * y.shape[2] * y.shape[3]
-            update_running_statistics(
-                [(running_mean, running_var, tracked)], [mean, var], [count], [momentum]
-            )
-        elif tracked is not None:
-            tracked.add_(1)
+
+        def update(outputs: tuple[Tensor, ...]) -> None:
+            y, _, _, mean, var = outputs
+            if training and running_mean is not None and running_var is not None:
+                count = y.shape[0] * y.shape[2] * y.shape[3]
+                update_running_statistics(
+                    [(running_mean, running_var, tracked)], [mean, var], [count], [momentum]
+                )
+            elif tracked is not None:
+                tracked.add_(1)
+
+        y = _conv_bn_relu(*arguments, training, eps, relu, grad=grad, then=update)[0]
     return y.to(x.dtype) if half else y
 
 

@@ -1,5 +1,7 @@
 """Brightness of a photograph joined with colors of a smaller picture of it."""
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -62,6 +64,20 @@ class Enlarged:
             0
         ]
         return maps[:2] * y + maps[2:] if self.guided else maps
+
+
+class Successive:
+    """Chroma of a photograph that comes in parts, (2, n, W) each, and is asked for in order."""
+
+    def __init__(self, parts: Iterator[Tensor]) -> None:
+        self._parts, self._waiting = parts, next(parts)
+
+    def rows(self, first: int, y: Tensor) -> Tensor:
+        """Chroma (2, n, W) of the next rows, as many as luma ``y`` (1, n, W) has."""
+        while self._waiting.shape[1] < y.shape[1]:
+            self._waiting = torch.cat([self._waiting, next(self._parts)], 1)
+        rows, self._waiting = self._waiting[:, : y.shape[1]], self._waiting[:, y.shape[1] :]
+        return rows
 
 
 def _between(maps: Tensor, places: Tensor) -> Tensor:

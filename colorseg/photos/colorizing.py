@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from colorseg.models import load_network, predict_tiled
+from colorseg.models import load_network
+from colorseg.models.tiling import tiled_rows
 from colorseg.palette import Palette
-from colorseg.photos.chroma import ROWS, Enlarged, chroma, join, luma
+from colorseg.photos.chroma import ROWS, Enlarged, Successive, chroma, join, luma
 from colorseg.photos.reading import MAX_PIXELS, Photo, Picture, read_photo
 from colorseg.training.color import palette_of
-from colorseg.training.modes import eval_mode
 
 DECODINGS = ("argmax", "mean", "annealed")
 TEMPERATURE = 0.38  # of "annealed", as in Zhang, Isola, Efros, "Colorful Image Colorization", 2016
@@ -50,9 +50,9 @@ def colorize(
             probabilities sharpened by ``temperature``.
         temperature: above 0; towards 0 it is argmax, 1 is the mean.
         vividness: factor of the colors; 0 is grey, 1 as predicted.
-        side: pixels of the shorter side that the network sees, 8 or more.  None: all of them, in
-            overlapping tiles of 512, whose colors are blended; a network then sees no further than
-            its field of view in the photograph itself.
+        side: pixels of the shorter side that the network sees, 8 or more; what is larger than 512
+            in overlapping tiles, whose colors are blended.  None: all of them, which bounds memory
+            too; a network then sees no further than its field of view in the photograph itself.
         edges: enlarge colors along the photograph's edges (guided filter) instead of bilinearly.
         max_pixels: larger photographs are refused.
 
@@ -66,13 +66,14 @@ def colorize(
     _check(decode, temperature, vividness, side)
     photo = read_photo(image, max_pixels)
     network = network_of(model)
+    seen = photo.rgb if side is None else _reduced(photo, side)
+    pixels = torch.from_numpy(seen).permute(2, 0, 1)[None]
+    colors = Chroma(network, decode, temperature, vividness)
+    rows = (part[0] for part in tiled_rows(colors, pixels, TILE, OVERLAP))
     if side is None:
-        colors = _tiled(network, photo, decode, temperature)
-        return photo.image(_joined(photo, Enlarged(chroma(colors) * vividness, None, photo.size)))
-    small = _reduced(photo, side)
-    colors = predicted(network, small.mean(0, keepdim=True), decode, temperature)
-    enlarged = Enlarged(chroma(colors) * vividness, luma(small) if edges else None, photo.size)
-    return photo.image(_joined(photo, enlarged))
+        return photo.image(_joined(photo, Successive(rows)))
+    guide = luma(pixels[0].float() / 256) if edges else None
+    return photo.image(_joined(photo, Enlarged(torch.cat([*rows], 1), guide, photo.size)))
 
 
 def network_of(model: Model) -> nn.Module:
@@ -87,32 +88,25 @@ def network_of(model: Model) -> nn.Module:
     return network
 
 
-def predicted(network: nn.Module, grey: Tensor, decode: str, temperature: float) -> Tensor:
-    """RGB (3, h, w) in [0, 1] from grey values (1, h, w) in [0, 1)."""
-    parameter = next(network.parameters(), grey)
-    palette = palette_of(network)
-    with torch.inference_mode(), eval_mode(network):
-        logits = network(grey[None].to(parameter.device, parameter.dtype))[0].float().cpu()
-    return decoded(logits, palette, decode, temperature)
+class Chroma(nn.Module):
+    """The colors a network sees: pixels (N, 3, h, w) uint8 in, chroma (N, 2, h, w) out."""
 
-
-class Colors(nn.Module):
-    """A network with its decoding: grey values (N, 1, h, w) in, RGB (N, 3, h, w) out."""
-
-    def __init__(self, network: nn.Module, decode: str, temperature: float) -> None:
+    def __init__(
+        self, network: nn.Module, decode: str, temperature: float, vividness: float
+    ) -> None:
         super().__init__()
-        self.network, self.decode, self.temperature = network, decode, temperature
+        self.network, self.palette = network, palette_of(network)
+        self.decode, self.temperature, self.vividness = decode, temperature, vividness
 
-    def forward(self, grey: Tensor) -> Tensor:
-        """The colors of each picture."""
-        colors = [predicted(self.network, g, self.decode, self.temperature) for g in grey]
-        return torch.stack(colors)
-
-
-def _tiled(network: nn.Module, photo: Photo, decode: str, temperature: float) -> Tensor:
-    """RGB (3, H, W) of the photograph's own grey values."""
-    grey = torch.from_numpy(photo.rgb.mean(2, dtype=np.float32) / 256)
-    return predict_tiled(Colors(network, decode, temperature), grey[None], TILE, OVERLAP)
+    def forward(self, pixels: Tensor) -> Tensor:
+        """The colors of pictures whose own are not looked at, but for their mean."""
+        like = next(self.network.parameters(), torch.empty(0))
+        grey = pixels.float().mean(1, keepdim=True) / 256
+        logits = self.network(grey.to(like.device, like.dtype)).float().cpu()
+        colors = [
+            chroma(decoded(one, self.palette, self.decode, self.temperature)) for one in logits
+        ]
+        return torch.stack(colors) * self.vividness
 
 
 def decoded(logits: Tensor, palette: Palette, decode: str, temperature: float) -> Tensor:
@@ -139,21 +133,20 @@ def _check(decode: str, temperature: float, vividness: float, side: int | None) 
         raise ValueError(f"side must be at least 8, or None for all pixels, got {side}")
 
 
-def _reduced(photo: Photo, side: int) -> Tensor:
-    """(3, h, w) float32, value / 256: means of the photograph's pixels, never enlarged."""
+def _reduced(photo: Photo, side: int) -> np.ndarray:
+    """(h, w, 3) uint8: means of the photograph's pixels, never enlarged."""
     height, width = photo.size
     scale = min(1.0, side / min(height, width), LONGEST * side / max(height, width))
     size = max(1, round(height * scale)), max(1, round(width * scale))
-    reduced = Image.fromarray(photo.rgb).resize(size[::-1], Image.Resampling.BOX)
-    return torch.from_numpy(np.array(reduced)).permute(2, 0, 1).float() / 256
+    return np.array(Image.fromarray(photo.rgb).resize(size[::-1], Image.Resampling.BOX))
 
 
-def _joined(photo: Photo, enlarged: Enlarged) -> np.ndarray:
+def _joined(photo: Photo, colors: Enlarged | Successive) -> np.ndarray:
     """(H, W, 3) uint8."""
     result = np.empty_like(photo.rgb)
     for first in range(0, photo.size[0], ROWS):
         rows = torch.from_numpy(photo.rgb[first : first + ROWS]).permute(2, 0, 1).float() / 255
         y = luma(rows)
-        rgb = join(y, enlarged.rows(first, y))
+        rgb = join(y, colors.rows(first, y))
         result[first : first + ROWS] = (rgb * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     return result

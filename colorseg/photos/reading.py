@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-Picture: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray"
+Picture: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | Photo"
 
 MAX_PIXELS = 200_000_000  # what is larger is taken for a decompression bomb
 ORIENTATION = 0x0112  # the EXIF tag
@@ -51,7 +51,8 @@ def read_photo(picture: Picture, max_pixels: int = MAX_PIXELS) -> Photo:
 
     Args:
         picture: a path, of any format that Pillow reads; a Pillow image; or an array (H, W),
-            (H, W, 1), (H, W, 3) or (H, W, 4), uint8, uint16, or floating point in [0, 1].
+            (H, W, 1), (H, W, 3) or (H, W, 4), uint8, uint16, or floating point in [0, 1]; a
+            ``Photo`` is returned as it is.
         max_pixels: larger ones are refused before they are decoded.
 
     Raises:
@@ -60,6 +61,8 @@ def read_photo(picture: Picture, max_pixels: int = MAX_PIXELS) -> Photo:
         ValueError: it is no image, cut short, empty or too large.
         TypeError: neither path, image nor array of these.
     """
+    if isinstance(picture, Photo):
+        return picture
     if isinstance(picture, np.ndarray):
         return _from_array(picture, max_pixels)
     if isinstance(picture, Image.Image):

@@ -1,6 +1,7 @@
 """``segment``: the class of every pixel of a photograph of any size."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +9,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from colorseg.data import normalize
-from colorseg.models import load_segmenter, predict_tiled
+from colorseg.models import load_segmenter
+from colorseg.models.tiling import tiled_rows
 from colorseg.photos.chroma import ROWS, Enlarged
 from colorseg.photos.reading import MAX_PIXELS, Photo, Picture, read_photo
 from colorseg.training.segmentation import paint
@@ -58,12 +60,31 @@ def segment_labels(
         raise ValueError(f"side must be at least 32, or None for all pixels, got {side}")
     photo = read_photo(image, max_pixels)
     network = load_segmenter(model) if isinstance(model, str | Path) else model
-    place = next((p.device for p in network.parameters()), torch.device("cpu"))
-    pixels = normalize(torch.from_numpy(_reduced(photo, side)).permute(2, 0, 1)[None]).to(place)
-    logits = predict_tiled(network, pixels, TILE, OVERLAP)[0].float().cpu()
-    if len(logits) > MAX_CLASSES:
-        raise ValueError(f"a mask holds up to {MAX_CLASSES} classes, the model has {len(logits)}")
-    return _labels(logits, photo.size)
+    seen = _reduced(photo, side)
+    pixels = torch.from_numpy(seen).permute(2, 0, 1)[None]
+    rows = (part[0] for part in tiled_rows(Scores(network), pixels, TILE, OVERLAP))
+    if seen.shape[:2] == photo.size:
+        return np.concatenate([part.argmax(0).to(torch.uint8).numpy() for part in rows])
+    return _labels(torch.cat([*rows], 1), photo.size)
+
+
+class Scores(nn.Module):
+    """A network that segments: pixels (N, 3, h, w) uint8 in, logits (N, K, h, w) on the CPU out."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """The logits, of as many classes as a mask can hold."""
+        place = next((p.device for p in self.network.parameters()), pixels.device)
+        result: Any = self.network(normalize(pixels).to(place))
+        logits: Tensor = result["out"] if isinstance(result, dict) else result
+        if logits.shape[1] > MAX_CLASSES:
+            raise ValueError(
+                f"a mask holds up to {MAX_CLASSES} classes, the model has {logits.shape[1]}"
+            )
+        return logits.float().cpu()
 
 
 def mask_image(labels: np.ndarray) -> Image.Image:
@@ -106,8 +127,6 @@ def _reduced(photo: Photo, side: int | None) -> np.ndarray:
 
 def _labels(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
     """The likeliest class of every pixel, from logits (K, h, w) enlarged bilinearly."""
-    if logits.shape[1:] == size:
-        return logits.argmax(0).to(torch.uint8).numpy()
     enlarged, result = Enlarged(logits, None, size), np.empty(size, np.uint8)
     for first in range(0, size[0], ROWS):
         rows = min(ROWS, size[0] - first)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from colorseg import ops, reference
-from colorseg.data import ImageSet
+from colorseg.data import ImageSet, PhotoSet
+from colorseg.data.images import Index
 from colorseg.models import NETWORKS, ColorNetwork, save_weights
 from colorseg.palette import Palette
 from colorseg.training.config import Config
@@ -55,6 +56,8 @@ class ColorTask:
         self.targets = self._pictures.images if labels is None else labels
         self._operator = reference.color_cross_entropy if plain else ops.color_cross_entropy
         self._colors = palette.colors.to(device) if labels is None else None
+        if isinstance(images, PhotoSet):
+            self.why_no_graph = "new squares are cut from the photographs outside of it"
         self._coarse = config.task == "super-resolution"
         self._flips = config.flips
         self._options: dict[str, Any] = {
@@ -76,7 +79,7 @@ class ColorTask:
 
     def loss(self, model: nn.Module, index: Tensor) -> Tensor:
         """Mean cross-entropy, as the settings change it."""
-        inputs, targets = self._batch(index)
+        inputs, targets = self._drawn(index)
         if self._flips:
             mirrored = torch.rand(len(index), device=self.device) < 0.5
             inputs, targets = _flipped(inputs, mirrored), _flipped(targets, mirrored)
@@ -112,9 +115,20 @@ class ColorTask:
 
     def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Grey pictures ``(n, 1, H, W)``, or coarse ones ``(n, 3, H, W)``, and their targets."""
-        pictures = self._pictures
-        inputs = pictures.coarse(index) if self._coarse else pictures.grey(index)
-        return inputs, self.targets[index]
+        return self._inputs(self._pictures, index), self.targets[index]
+
+    def _drawn(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """A batch to train on: of photographs, other squares each time."""
+        if not isinstance(self.images, PhotoSet):
+            return self._batch(index)
+        squares = self.images.squares(index)
+        pictures = ImageSet(squares.to(self.device), self.name)
+        if self._colors is not None:
+            return self._inputs(pictures, slice(None)), pictures.images
+        return self._inputs(pictures, slice(None)), self.palette.quantize(squares).to(self.device)
+
+    def _inputs(self, pictures: ImageSet, index: Index) -> Tensor:
+        return pictures.coarse(index) if self._coarse else pictures.grey(index)
 
 
 def _flipped(pictures: Tensor, mirrored: Tensor) -> Tensor:

@@ -64,7 +64,8 @@ def build_parser(network: str, prog: str | None = None) -> argparse.ArgumentPars
     parser.add_argument("--config", metavar="TOML", help="settings; flags given go over them")
     add("--data", "the pictures: sample, cifar10, or a path", metavar="PATH|cifar10|sample")
     add("--classes", "CIFAR-10 classes to use, or all", nargs="+", metavar="NAME")
-    add("--image-size", "side of what is made of photographs", type=int, metavar="N")
+    add("--image-size", "side of the squares cut from photographs", type=int, metavar="N")
+    add("--short-side", "of photographs, scaled before (the image size)", type=int, metavar="N")
     add("--download", "allow to download the pictures", action="store_true")
     add("--epochs", "passes over the training pictures, in all", type=int, metavar="N")
     add("--batch-size", "pictures in a batch", type=int, metavar="N")
@@ -143,7 +144,11 @@ def _fit(config: Config) -> History:
     ranks.from_first(lambda: open_folder(config))  # before the work of loading pictures
     logger.info("writing to %s", config.out)
     train, val = load(
-        config.data, classes=config.classes, image_size=config.image_size, download=config.download
+        config.data,
+        classes=config.classes,
+        image_size=config.image_size,
+        short_side=config.short_side,
+        download=config.download,
     )
     return fit(new_network(config), train, val, config)
 

@@ -203,7 +203,10 @@ class Config(RunConfig):
         palette: a name or path that ``Palette.named`` takes; ``"auto"`` is sample24 for the
             embedded sample and horse24 for everything else.
         classes: CIFAR-10 classes to use, by name or number; None for all.
-        image_size: height and width of what is made of a folder of photographs.
+        image_size: side of the squares that are cut from a folder's photographs, to train anew at
+            each use.
+        short_side: what the shorter side of such a photograph is scaled to first, 0 for
+            ``image_size``; the larger, the smaller the parts that squares show.
         flips: mirror each training picture left to right with probability 1/2.
         label_smoothing: of the training loss, see ``colorseg.ops.color_cross_entropy``.
         soft_neighbors: the same.
@@ -222,6 +225,7 @@ class Config(RunConfig):
     palette: str = "auto"
     classes: tuple[str | int, ...] | None = ("horse",)
     image_size: int = 32
+    short_side: int = 0
     flips: bool = False
     label_smoothing: float = 0.0
     soft_neighbors: int = 0
@@ -256,7 +260,10 @@ class Config(RunConfig):
         self._one_of("task", TASKS)
         for name in ("kernel", "num_filters", "dilation", "image_size"):
             self._integer(name, 1, None)
-        self._integer("soft_neighbors", 0, None)
+        for name in ("soft_neighbors", "short_side"):
+            self._integer(name, 0, None)
+        fits = self.short_side == 0 or self.short_side >= self.image_size
+        self._require("short_side", fits, f"0, or at least the image_size of {self.image_size}")
         self._require("flips", isinstance(self.flips, bool), "true or false")
         for name in ("label_smoothing", "rebalance"):
             value = getattr(self, name)
