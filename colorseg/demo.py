@@ -1,7 +1,6 @@
 """``colorseg demo``: a page on this machine alone that colorizes and segments photographs."""
 
 import os
-import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Sequence
@@ -51,7 +50,11 @@ class Demo:
         for name in [*map(str, weights), *sorted(SHIPPED)]:  # "general" before "horse24"
             self.networks[name] = load_network(name)
         self.segmenter = load_segmenter(segmenter) if segmenter else None
-        self.folder = Path(tempfile.mkdtemp(prefix="colorseg-demo-"))
+        # deleted at the interpreter's end, too, if nobody calls stop()
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="colorseg-demo-", ignore_cleanup_errors=True
+        )
+        self.folder = Path(self._folder.name)
         os.environ["GRADIO_TEMP_DIR"] = str(self.folder)  # uploads, and copies of results
         self.blocks = gradio.Blocks(
             title=TITLE, analytics_enabled=False, delete_cache=(CACHED, CACHED)
@@ -64,29 +67,29 @@ class Demo:
                 self._segment_tab(gradio)
 
     def start(self, port: int | None = None, browser: bool = False) -> str:
-        """Serve the page on ``port`` of 127.0.0.1, or on a free one, and return its address.
+        """Serve the page on ``port`` of 127.0.0.1, or on a free one (None, 0); return its address.
 
         Raises:
             OSError: the port is taken.
         """
         gradio = _gradio()
-        if port is not None:
+        if port:
             _check_free(port)
         # fonts of the machine: the page asks no other server for anything
         theme = gradio.themes.Soft(
             font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
         )
         _, address, _ = self.blocks.launch(
-            server_name=HOST, server_port=port, inbrowser=browser, share=False, quiet=True,
+            server_name=HOST, server_port=port or None, inbrowser=browser, share=False, quiet=True,
             prevent_thread_lock=True, max_file_size=MAX_BYTES, allowed_paths=[], show_error=True,
-            theme=theme, footer_links=[],
+            theme=theme, footer_links=[], run_history=False, ssr_mode=False, mcp_server=False,
         )  # fmt: skip
         return str(address)
 
     def stop(self) -> None:
         """End the server and delete what it kept."""
-        self.blocks.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.blocks.close(verbose=False)
+        self._folder.cleanup()
 
     def colorized(
         self, path: str | None, name: str, decode: str, temperature: float, vividness: float
@@ -196,7 +199,14 @@ def _check_free(port: int) -> None:
 
 
 def _gradio() -> Any:
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    """The module, deaf to the environment: what is served where is said here alone."""
+    for name in [name for name in os.environ if name.startswith("GRADIO_")]:
+        if name != "GRADIO_TEMP_DIR":  # Demo's
+            del os.environ[name]
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    for name in ("no_proxy", "NO_PROXY"):  # it asks its own page whether it is up
+        hosts = os.environ.get(name, "").split(",")
+        os.environ[name] = ",".join(dict.fromkeys([*filter(None, hosts), HOST]))
     try:
         import gradio
     except ImportError:

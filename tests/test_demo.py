@@ -1,7 +1,10 @@
 """``colorseg demo``: what its page computes, and what its server refuses."""
 
 import json
+import os
+import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -134,6 +137,35 @@ def test_large_uploads_are_refused(gradio, monkeypatch):
     demo.stop()
     assert answers == [200, 413]
     assert not demo.folder.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_no_photograph_and_the_environment_opens_nothing(gradio, tmp_path, number):
+    import httpx
+
+    hostile = {
+        "GRADIO_ALLOWED_PATHS": "/etc", "GRADIO_SERVER_NAME": "0.0.0.0", "GRADIO_SHARE": "True",
+        "GRADIO_ROOT_PATH": "/elsewhere", "GRADIO_RUN_HISTORY": "True", "TMPDIR": str(tmp_path),
+        "HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9",
+        "ALL_PROXY": "http://127.0.0.1:9", "NO_PROXY": "example.org",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "colorseg", "demo", "--no-browser", "--port", "0"]
+    server = subprocess.Popen(
+        command, env=os.environ | hostile, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    address = server.stdout.readline().split()[0]
+    assert address.startswith("http://127.0.0.1:")
+    with httpx.Client(base_url=address, trust_env=False) as client:
+        upload = client.post("/gradio_api/upload", files={"files": ("photo.png", b"of somebody")})
+        assert upload.status_code == 200
+        assert Path(upload.json()[0]).is_relative_to(tmp_path)
+        assert client.get("/gradio_api/file=/etc/passwd").status_code == 403
+        assert '"run_history":false' in client.get("/config").text.replace(" ", "")
+    server.send_signal(number)
+    output, errors = server.communicate(timeout=60)
+    assert (server.returncode, output, errors) == (0, "stopped\n", "")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_port_in_use(gradio, capsys):

@@ -1,6 +1,9 @@
 """``colorseg demo``."""
 
 import argparse
+import contextlib
+import signal
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -21,17 +24,33 @@ def add_commands(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve the page until the user ends it."""
+    """Serve the page until the user, or the system, ends it."""
     import threading
 
     from colorseg.demo import Demo
 
-    demo = Demo(args.weights, args.segmenter)
-    try:
-        print(f"{demo.start(args.port, args.browser)} until Ctrl-C", flush=True)
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        print("stopped")
-    finally:
-        demo.stop()
+    with _signals_as_ctrl_c():
+        demo = Demo(args.weights, args.segmenter)
+        try:
+            print(f"{demo.start(args.port, args.browser)} until Ctrl-C", flush=True)
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print("stopped")
+        finally:
+            demo.stop()
     return 0
+
+
+@contextlib.contextmanager
+def _signals_as_ctrl_c() -> Iterator[None]:
+    """So that no photograph stays behind when the system, or a closed terminal, ends the demo."""
+    numbers = [s for s in signal.Signals if s.name in ("SIGTERM", "SIGHUP")]  # Windows: one
+    # what nohup, or who else calls this, has set stays
+    numbers = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
