@@ -28,6 +28,7 @@ _FUNCTIONS = {
     "export": "colorseg.exporting",
     "freeze": "colorseg.nn",
     "fuse": "colorseg.nn",
+    "limit_kept_memory": "colorseg._extension",
     "optimize_for_inference": "colorseg.inference",
     "segment": "colorseg.photos",
     "unfuse": "colorseg.nn",

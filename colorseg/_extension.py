@@ -43,3 +43,25 @@ def build_info() -> dict[str, Any]:
         "cpu_bfloat16": extension.cpu_bfloat16,
         "threads": torch.get_num_threads(),
     }
+
+
+def limit_kept_memory(size: int) -> int:
+    """Limit the memory that the operators keep on the CPU for their next tensors.
+
+    A training step asks for the same maps as the step before it.  The system's allocator would
+    return them to the system in between, which costs up to a third of a step.  ``torch.profiler``
+    counts a tensor in kept memory with no bytes.
+
+    Args:
+        size: bytes that freed tensors may hold back; 512 MiB at first.  0 frees them at once, and
+            leaves all memory to torch.
+
+    Returns:
+        the limit before.
+
+    Raises:
+        ValueError: ``size`` is negative.
+    """
+    if size < 0:
+        raise ValueError(f"size must be at least 0 bytes, got {size}")
+    return int(load().limit_kept_memory(size))

@@ -82,11 +82,9 @@ inline Tensor dense(const Tensor& x, bool channels_last) {
   return torch::stable::contiguous(x, format_of(channels_last));
 }
 
-inline Tensor new_tensor(const Tensor& like, const Ints& sizes, ScalarType dtype,
-                         bool channels_last = false) {
-  return torch::stable::empty(sizes, dtype, std::nullopt, like.device(), std::nullopt,
-                              format_of(channels_last));
-}
+// Uninitialized, on the device of `like`; on the CPU in memory that is kept (kept_memory.h).
+Tensor new_tensor(const Tensor& like, const Ints& sizes, ScalarType dtype,
+                  bool channels_last = false);
 
 inline Ints sizes_of(const Tensor& x) { return {x.sizes().begin(), x.sizes().end()}; }
 

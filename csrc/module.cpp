@@ -12,6 +12,7 @@
 
 #include "cpu/dispatch.h"
 #include "cpu/peak.h"
+#include "kept_memory.h"
 #include "precision.h"
 
 namespace {
@@ -46,6 +47,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("measure_peak", &colorseg::cpu::measure_peak, pybind11::arg("isa_name"),
         pybind11::arg("seconds"), pybind11::call_guard<pybind11::gil_scoped_release>(),
         "float32 GFLOP/s that the calling thread reaches on an instruction set");
+  m.def(
+      "limit_kept_memory", &colorseg::limit_kept_memory, pybind11::arg("bytes"),
+      "How much memory of freed tensors waits for its next use, at most; returns the limit before");
+  m.def("kept_memory", &colorseg::kept_memory, "Bytes that wait now");
   m.def("set_allow_tf32", &colorseg::set_allow_tf32, pybind11::arg("allowed"),
         "Whether float32 convolutions on CUDA may be computed in tf32");
 }

@@ -32,7 +32,7 @@ def sources() -> list[Path]:
     """Kernels, the operators around them with what they share, and the emulation itself."""
     csrc = ROOT / "csrc"
     found = [*csrc.glob("cuda/kernels/*.cu"), *csrc.glob("cuda/*.cpp")]
-    shared = [csrc / "aten_convolution.cpp", csrc / "precision.cpp"]
+    shared = [csrc / f"{name}.cpp" for name in ("aten_convolution", "kept_memory", "precision")]
     return [*sorted(found), *shared, HERE / "controls.cpp", HERE / "simt.cpp"]
 
 
