@@ -26,10 +26,22 @@ inline std::vector<double> doubles_of(const OptionalTensor& t, int64_t channels,
   return values;
 }
 
+inline Tensor tensor_of(const double* values, const Ints& sizes, const Tensor& like,
+                        ScalarType dtype) {
+  const bool narrow = dtype == ScalarType::Float;  // converted here, to spare a call to ATen
+  Tensor result = new_tensor(like, sizes, narrow ? dtype : ScalarType::Double);
+  const int64_t count = result.numel();
+  if (narrow) {
+    std::transform(values, values + count, result.mutable_data_ptr<float>(),
+                   [](double value) { return static_cast<float>(value); });
+    return result;
+  }
+  std::copy_n(values, count, result.mutable_data_ptr<double>());
+  return to_dtype(result, dtype);
+}
+
 inline Tensor vector_of(const std::vector<double>& values, const Tensor& like, ScalarType dtype) {
-  Tensor wide = new_tensor(like, {static_cast<int64_t>(values.size())}, ScalarType::Double);
-  std::copy(values.begin(), values.end(), wide.mutable_data_ptr<double>());
-  return to_dtype(wide, dtype);
+  return tensor_of(values.data(), {static_cast<int64_t>(values.size())}, like, dtype);
 }
 
 inline Tensor vector_like(const std::vector<double>& values, const Tensor& like) {
@@ -37,9 +49,7 @@ inline Tensor vector_like(const std::vector<double>& values, const Tensor& like)
 }
 
 inline Tensor scalar_of(const Tensor& like, double value, ScalarType dtype) {
-  Tensor wide = new_tensor(like, {}, ScalarType::Double);
-  *wide.mutable_data_ptr<double>() = value;
-  return to_dtype(wide, dtype);
+  return tensor_of(&value, {}, like, dtype);
 }
 
 struct Moments {

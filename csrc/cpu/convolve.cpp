@@ -167,7 +167,10 @@ void convolve_backward(const ConvPlan& p, const Sources& sources, const float* w
   const TapTable taps = adjoint_taps(g, p.length);
   const Correlation correlation(p);
   const int64_t chunks = chunk_count(p);
-  std::vector<float> weight_sums(wanted.grad_weight ? chunks * p.weight_count() : 0);
+  thread_local std::vector<float> storage;  // no use clearing it at each call
+  const int64_t weights = wanted.grad_weight ? p.weight_count() : 0;
+  storage.resize(std::max<size_t>(storage.size(), chunks * weights));
+  float* const weight_sums = storage.data();
   std::vector<double> bias_sums(wanted.grad_bias ? chunks * p.y_channels : 0);
   torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
     ConvScratch& s = scratch_of(p, true);
@@ -190,15 +193,13 @@ void convolve_backward(const ConvPlan& p, const Sources& sources, const float* w
           isa().conv.multiply(s.y, taps, packed.data(), nullptr, false, g.positions(piece.rows), x);
         finish(piece, PieceResult(p, piece, x, true), s);
       }
-      if (wanted.grad_weight) correlation.finish(s, &weight_sums[chunk * p.weight_count()]);
+      if (wanted.grad_weight) correlation.finish(s, weight_sums + chunk * weights);
     }
   });
-  for (int64_t i = 0; wanted.grad_weight && i < p.weight_count(); ++i) {
-    double sum = 0;
-    for (int64_t chunk = 0; chunk < chunks; ++chunk)
-      sum += weight_sums[chunk * p.weight_count() + i];
-    wanted.grad_weight[i] = float(sum);
-  }
+  constexpr int64_t kGrain = 4096;  // of fewer weights, waking a thread takes longer than the sums
+  torch::stable::parallel_for(0, weights, kGrain, [&](int64_t begin, int64_t end) {
+    isa().conv.sum_chunks(weight_sums, chunks, weights, begin, end, wanted.grad_weight);
+  });
   for (int64_t c = 0; wanted.grad_bias && c < p.y_channels; ++c) {
     wanted.grad_bias[c] = 0;
     for (int64_t chunk = 0; chunk < chunks; ++chunk)

@@ -48,10 +48,24 @@ inline int64_t partial_size(int64_t channels, int64_t taps) {
   return (channels * taps + 3) / 4 * kWidth;
 }
 
-inline float whole_sum(const float* partial, int64_t index) {
-  float sum = 0;
-  for (int64_t i = 0; i < kQuarter; ++i) sum += partial[index * kQuarter + i];
-  return sum;
+// The sums that partial sums stand for: of four vectors, [4][4].
+inline void whole_sums(const Vector* partial, float* sums) {
+  if constexpr (kQuarter == 4) {
+    store(sums, quarter_sums(partial));
+  } else {
+    for (int i = 0; i < 4; i += kQuarter)
+      store(sums + 4 * i, kQuarter == 1 ? partial[i] : pair_sums(partial[i], partial[i + 1]));
+  }
+}
+
+// Of a tile.
+inline void whole_sums(const float* partial, int64_t count, float* sums) {
+  for (int64_t i = 0; i < count; i += 16) {
+    Vector four[4] = {};
+    for (int64_t k = 0; k < 4 && i + 4 * k < count; ++k)
+      four[k] = load(partial + (i + 4 * k) * kQuarter);
+    whole_sums(four, sums + i);
+  }
 }
 
 template <int kChannels>
@@ -122,12 +136,33 @@ inline void finish_correlation(int64_t a_channels, int64_t b_channels,
                                float* gradient, int64_t a_stride, int64_t b_stride) {
   for_each_correlation(a_channels, b_channels, groups,
                        [&](int64_t i, int64_t block, int64_t j, const TapGroup& group, int64_t at) {
+                         float sums[kBlock * kGroupTaps + 16];
+                         whole_sums(partial + at, block * group.taps, sums);
                          for (int64_t o = 0; o < block; ++o) {
                            float* to = gradient + (i + o) * a_stride + j * b_stride;
                            for (int64_t t = 0; t < group.taps; ++t)
-                             to[group.weight[t]] = whole_sum(partial + at, o * group.taps + t);
+                             to[group.weight[t]] = sums[o * group.taps + t];
                          }
                        });
+}
+
+// sum[i] of the chunks' sums, [chunks][count], in double.
+inline void sum_chunks(const float* of_chunks, int64_t chunks, int64_t count, int64_t first,
+                       int64_t last, float* sum) {
+  constexpr int64_t kRun = 4 * kWidth;
+  for (int64_t i = first; i < last; i += kRun) {
+    const int64_t run = last - i < kRun ? last - i : kRun;
+    double total[kRun] = {};
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const float* __restrict from = of_chunks + chunk * count + i;
+      if (run == kRun) {
+        for (int64_t l = 0; l < kRun; ++l) total[l] += from[l];
+      } else {
+        for (int64_t l = 0; l < run; ++l) total[l] += from[l];
+      }
+    }
+    for (int64_t l = 0; l < run; ++l) sum[i + l] = static_cast<float>(total[l]);
+  }
 }
 
 }  // namespace colorseg::cpu::COLORSEG_ISA

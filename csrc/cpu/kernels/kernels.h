@@ -141,7 +141,10 @@ struct ConvKernels {
   void (*finish_correlation)(int64_t a_channels, int64_t b_channels, const std::vector<TapGroup>&,
                              const float* partial, float* gradient, int64_t a_stride,
                              int64_t b_stride);
-  // the same through Winograd's products; patch: of x, squares: as of winograd
+  // sum[i] = the sum in double of chunks, [chunks][count], for i from first to last
+  void (*sum_chunks)(const float* of_chunks, int64_t chunks, int64_t count, int64_t first,
+                     int64_t last, float* sum);
+  // weight gradients through Winograd's products; patch: of x, squares: as of winograd
   int64_t (*winograd_correlation_size)(int64_t y_channels, int64_t x_channels);
   int64_t (*winograd_correlation_scratch)(int64_t channels);  // of both maps
   void (*winograd_correlate)(const FlatMap& y, const FlatMap& x, int64_t patch, const Runs& squares,

@@ -44,6 +44,7 @@ constexpr ConvKernels conv_table() {
           correlation_size,
           correlate,
           finish_correlation,
+          sum_chunks,
           winograd_correlation_size,
           winograd_correlation_scratch,
           winograd_correlate,

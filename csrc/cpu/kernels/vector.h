@@ -105,12 +105,13 @@ inline void for_each_vector(int64_t count, Body body) {
   if (i < count) body(count - kWidth);
 }
 
+// Adds up neighboring lanes: two vectors become one.
+inline Vector pair_sums(Vector a, Vector b) { return even_lanes(a, b) + odd_lanes(a, b); }
+
 // Adds up lanes until a quarter of them is left: four vectors become one, in which kWidth / 4 lanes
 // each belong to v[0], v[1], v[2] and v[3].
 inline Vector quarter_sums(const Vector* v) {
-  const Vector left = even_lanes(v[0], v[1]) + odd_lanes(v[0], v[1]);
-  const Vector right = even_lanes(v[2], v[3]) + odd_lanes(v[2], v[3]);
-  return even_lanes(left, right) + odd_lanes(left, right);
+  return pair_sums(pair_sums(v[0], v[1]), pair_sums(v[2], v[3]));
 }
 constexpr int kQuarter = kWidth / 4;
 

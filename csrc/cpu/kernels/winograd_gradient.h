@@ -122,33 +122,39 @@ inline void winograd_correlate(const FlatMap& y, const FlatMap& x, int64_t patch
   }
 }
 
-// G^T m G.
-inline void transform_gradient(const float (&m)[4][4], float* gradient) {
-  float rows[3][4];
+// G^T m G of [4][4] vectors, into [3][3].
+inline void transform_gradient(const Vector* m, Vector* gradient) {
+  const Vector half = broadcast(0.5f);
+  Vector rows[3][4];
   for (int j = 0; j < 4; ++j) {
-    const float sum = 0.5f * (m[1][j] + m[2][j]), difference = 0.5f * (m[1][j] - m[2][j]);
-    rows[0][j] = m[0][j] + sum, rows[1][j] = difference, rows[2][j] = sum + m[3][j];
+    const Vector sum = half * (m[4 + j] + m[8 + j]);
+    rows[0][j] = m[j] + sum, rows[1][j] = half * (m[4 + j] - m[8 + j]),
+    rows[2][j] = sum + m[12 + j];
   }
   for (int i = 0; i < 3; ++i, gradient += 3) {
-    const float* r = rows[i];
-    const float sum = 0.5f * (r[1] + r[2]), difference = 0.5f * (r[1] - r[2]);
-    gradient[0] = r[0] + sum, gradient[1] = difference, gradient[2] = sum + r[3];
+    const Vector *r = rows[i], sum = half * (r[1] + r[2]);
+    gradient[0] = r[0] + sum, gradient[1] = half * (r[1] - r[2]), gradient[2] = sum + r[3];
   }
 }
 
-// gradient[i * a_stride + j * b_stride + k] = what the partial sums stand for.
+// gradient[i * a_stride + j * b_stride + k] = what the partial sums stand for.  The transform is
+// linear: it comes in front of the sum over a quarter of the lanes.
 inline void finish_winograd_correlation(int64_t a_channels, int64_t b_channels,
                                         const float* partial, float* gradient, int64_t a_stride,
                                         int64_t b_stride) {
   const int64_t entry = products_of_entry(a_channels, b_channels);
   for_each_product(
       a_channels, b_channels, [&](int64_t i, int64_t block, int64_t j, int64_t count, int64_t at) {
-        for (int64_t index = 0; index < block * count; ++index) {
-          float m[4][4];
-          for (int64_t e = 0; e < 16; ++e)
-            m[e / 4][e % 4] = whole_sum(partial + e * entry + at, index);
-          transform_gradient(
-              m, gradient + (i + index / count) * a_stride + (j + index % count) * b_stride);
+        for (int64_t first = 0; first < block * count; first += 4) {
+          Vector m[16], of_taps[12] = {};
+          for (int64_t e = 0; e < 16; ++e) m[e] = load(partial + e * entry + at + first * kQuarter);
+          transform_gradient(m, of_taps);
+          float sums[12][4];
+          for (int t = 0; t < 12; t += 4) whole_sums(of_taps + t, sums[t]);
+          for (int64_t index = first; index < first + 4 && index < block * count; ++index) {
+            float* to = gradient + (i + index / count) * a_stride + (j + index % count) * b_stride;
+            for (int t = 0; t < 9; ++t) to[t] = sums[t][index - first];
+          }
         }
       });
 }
