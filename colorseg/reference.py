@@ -100,6 +100,10 @@ def soft_iou_loss(
         y = torch.where((target == ignore_index)[:, None], 0, y)
     pixels = (2, 3) if per == "image" else (0, 2, 3)
     intersection, union = (x * y).sum(pixels), (x + y - x * y).sum(pixels)
+    if process_group is not None:
+        from torch.distributed.nn.functional import all_reduce
+
+        intersection, union = (all_reduce(t, group=process_group) for t in (intersection, union))
     loss = 1 - (intersection + numerator) / (union + denominator)  # (C,) or (N, C)
     if weight is not None:
         loss = loss * weight / weight.mean()

@@ -1,17 +1,22 @@
 """Two and four processes with gloo compute what one does on all of their pictures."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from conftest import assert_close
+from small_segmenters import TRAIN, VAL, SmallSegmenter
 from torch import nn
 
 import colorseg
 from colorseg import ops
+from colorseg.data import IGNORE
 from colorseg.models import UNet
+from colorseg.training import SegmentationConfig, fit
+from colorseg.training.seeding import seed_everything
 
 STEPS = 3
 
@@ -133,6 +138,35 @@ def test_training_step_by_step(ranks, criterion, tmp_path):
     for _, got in results:
         for name, want in state.items():
             assert_close(got[name].double(), want.double())
+
+
+def segment(rank, ranks, folder, settings):
+    """The first epoch's losses and the weights after it."""
+    torch.set_num_threads(1)
+    masks = TRAIN.masks.clone()
+    masks[:5, :20] = IGNORE  # so that pictures count differently
+    train = dataclasses.replace(TRAIN, masks=masks)
+    # 13 pictures: the last batch has too few and is left out
+    config = SegmentationConfig(
+        out=f"{folder}/run", epochs=1, batch_size=6, lr=0.01, augment=False, **settings
+    )
+    seed_everything(0)
+    model = SmallSegmenter(aux=True)
+    for part in (model.backbone, model.classifier):
+        part[1] = nn.GroupNorm(2, 8)  # nothing over the batch
+    history = fit(model, train, VAL, config)
+    return torch.tensor([history.best.train_loss, history.best.val_loss]), model.state_dict()
+
+
+@pytest.mark.parametrize("settings", [{"loss": "sum"}, {"loss": "sum", "reference": True}], ids=str)
+def test_segmentation_by_two_is_that_by_one(settings, tmp_path):
+    (tmp_path / "one").mkdir()
+    results = spawn(segment, 2, tmp_path, tmp_path, settings)
+    losses, state = segment(0, 1, tmp_path / "one", settings)
+    for got_losses, got in results:
+        torch.testing.assert_close(got_losses, losses, rtol=1e-4, atol=0)
+        for name, want in state.items():
+            torch.testing.assert_close(got[name], want, rtol=1e-2, atol=1e-4)
 
 
 def normalize_share(rank, ranks, shares):

@@ -14,13 +14,14 @@ from colorseg.training import ranks
 FLAGS = ["train", "unet", "--num-filters", "4", "--batch-size", "100"]
 
 
-def torchrun(*arguments):
+def torchrun(*arguments, program=("-m", "colorseg")):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     # the installed package, not the source tree in the current folder
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"}
     return subprocess.run(
-        [*command, "-m", "colorseg", *arguments], env=environment, capture_output=True, text=True
-    )
+        [*command, *program, *arguments], env=environment, capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
 
 
 def rows(out):
@@ -43,6 +44,40 @@ def test_two_processes_train_as_one_and_go_on(tmp_path):
     done = torchrun(*flags, "2", "--out", str(out), "--resume")
     assert done.returncode == 0, done.stderr
     assert [row["epoch"] for row in rows(out)] == ["1", "2"]
+
+
+# kills the second rank behind the first epoch
+KILLED = """
+import os, signal, sys
+from colorseg.cli import main
+from colorseg.training.run import Run
+
+epoch = Run.epoch
+
+def killed(run):
+    epoch(run)
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Run.epoch = killed
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_run_whose_rank_died_goes_on_behind_the_last_epoch(tmp_path):
+    (tmp_path / "killed.py").write_text(KILLED)
+    flags = [*FLAGS, "--epochs", "3", "--resume", "--out"]
+    done = torchrun(*flags, str(tmp_path / "killed"), program=[str(tmp_path / "killed.py")])
+    assert done.returncode != 0
+    assert [row["epoch"] for row in rows(tmp_path / "killed")] == ["1"]
+    done = torchrun(*flags, str(tmp_path / "killed"))
+    assert done.returncode == 0, done.stderr
+    assert "continuing after epoch 1" in done.stderr
+    assert torchrun(*flags, str(tmp_path / "whole")).returncode == 0
+    killed, whole = rows(tmp_path / "killed"), rows(tmp_path / "whole")
+    for row in (*killed, *whole):
+        del row["seconds"], row["images_per_second"]
+    assert killed == whole
 
 
 def test_a_mistake_ends_all_of_them(tmp_path):

@@ -1,8 +1,9 @@
 """Build the operators with AddressSanitizer and UndefinedBehaviorSanitizer and test them.
 
-    python tools/sanitize.py [pytest arguments]
+    python tools/sanitize.py [--races] [pytest arguments]
 
-Builds into build/sanitize; the installed package stays as it is.  Needs gcc on Linux.
+With --races it is ThreadSanitizer.  Builds into build/sanitize; the installed package stays as it
+is.  Needs gcc on Linux.
 """
 
 import os
@@ -13,7 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "sanitize"
-FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
+MEMORY = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
+RACES = f"-fsanitize=thread -fno-omit-frame-pointer -g -include {ROOT}/tests/threads_for_tsan.h"
 # small sizes; not what compiles, counts memory, or builds the emulation
 TESTS = [
     "tests/test_conv2d.py", "tests/test_conv2d_dilated.py", "tests/test_conv2d_errors.py",
@@ -30,31 +32,46 @@ def library(name: str) -> str:
     return found.stdout.strip()
 
 
-def main() -> int:
-    """The exit code of pytest, or of the build."""
-    package = BUILD / "lib"
+def build(flags: str, package: Path) -> subprocess.CompletedProcess[str]:
+    """Compile into ``package``."""
     shutil.rmtree(package, ignore_errors=True)
-    flags = {"CFLAGS": FLAGS, "CXXFLAGS": FLAGS, "LDFLAGS": FLAGS, "COLORSEG_CUDA": "0"}
-    build = [
+    environment = os.environ | {
+        "CFLAGS": flags, "CXXFLAGS": flags, "LDFLAGS": flags.split()[0], "COLORSEG_CUDA": "0",
+    }  # fmt: skip
+    command = [
         sys.executable, "setup.py", "build_clib", "-b", str(BUILD / "clib"), "-t",
         str(BUILD / "objects"), "build_ext", "-b", str(package), "-t", str(BUILD / "objects"),
     ]  # fmt: skip
-    done = subprocess.run(build, cwd=ROOT, env=os.environ | flags, capture_output=True, text=True)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def main() -> int:
+    """The exit code of pytest, or of the build."""
+    arguments = sys.argv[1:]
+    races = "--races" in arguments
+    if races:
+        arguments.remove("--races")
+    package = BUILD / "lib"
+    done = build(RACES if races else MEMORY, package)
     if done.returncode:
         print(done.stdout[-2000:], done.stderr[-4000:], file=sys.stderr)
         return done.returncode
     modules = shutil.ignore_patterns("*.so", "__pycache__")
     shutil.copytree(ROOT / "colorseg", package / "colorseg", ignore=modules, dirs_exist_ok=True)
+    libraries = ["libtsan.so"] if races else ["libasan.so", "libubsan.so"]
     environment = os.environ | {
         "PYTHONPATH": str(package),
         "PYTHONSAFEPATH": "1",
-        "LD_PRELOAD": f"{library('libasan.so')} {library('libubsan.so')}",
+        "LD_PRELOAD": " ".join(map(library, libraries)),
         "ASAN_OPTIONS": "detect_leaks=0",  # Python's own are none of ours
+        # torch's own loops are not known to it
+        "TSAN_OPTIONS": "ignore_noninstrumented_modules=1 halt_on_error=1 exitcode=66",
     }
-    tests = sys.argv[1:] or ["-k", LEFT_OUT, *TESTS]
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", *tests], cwd=ROOT, env=environment
-    ).returncode
+    tests = arguments or ["-k", LEFT_OUT, *TESTS]
+    # ThreadSanitizer finds no room where addresses are random
+    fixed = ["setarch", "-R"] if races else []
+    command = [*fixed, sys.executable, "-m", "pytest", *tests]
+    return subprocess.run(command, cwd=ROOT, env=environment).returncode
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from colorseg import models
 from colorseg.benchmark.case import Case, Make
 from colorseg.benchmark.inference import settings
 from colorseg.benchmark.networks import Problem, our_inference, our_step, plain_step
-from colorseg.benchmark.parity import HALF, TIES
+from colorseg.benchmark.parity import DEEP, HALF, TIES
 from colorseg.benchmark.peers import SETTINGS
 
 SIZE = (1, 32, 32)
@@ -51,7 +51,7 @@ class Segmenter(nn.Module):
 
 def model_case(
     name: str, network: Callable[[], nn.Module], batch: int, size: tuple[int, int, int],
-    direction: str, bfloat16: bool = False,
+    direction: str, bfloat16: bool = False, allowed: float = TIES,
 ) -> Case:  # fmt: skip
     """A network's "training step" or "inference" of a batch of images of ``size`` (C, H, W)."""
     training = direction == "training step"
@@ -68,7 +68,7 @@ def model_case(
     sizes = models.summary(network().to("meta"), size)  # counts without computing
     return Case(
         "models", name, (batch, *size), str(dtype).removeprefix("torch."), direction, ours, peers,
-        problem.reference, HALF if bfloat16 else TIES,
+        problem.reference, HALF if bfloat16 else allowed,
         flops=2 * batch * sizes.total("connections") * passes,
         # the image read, each convolution's output written and read, even when all else is fused
         bytes=batch * dtype.itemsize * (prod(size) + 2 * sizes.outputs()) * passes,
@@ -92,4 +92,5 @@ def cases() -> Iterator[Case]:
     backbone, batch, size = SEGMENTATION
     for direction in ("inference", "training step"):
         network = partial(Segmenter, backbone)
-        yield model_case(f"DeepLabV3-{backbone}", network, batch, size, direction)
+        name, allowed = f"DeepLabV3-{backbone}", TIES if direction == "inference" else DEEP
+        yield model_case(name, network, batch, size, direction, allowed=allowed)

@@ -36,6 +36,7 @@ class ColorTask:
 
     row = Epoch
     smallest_batch = 1
+    over_ranks = False
     why_no_graph: str | None = None
 
     def __init__(

@@ -117,8 +117,6 @@ def _tasks(
 ) -> tuple[Task, Task]:
     plain = config.reference
     if isinstance(config, SegmentationConfig):
-        if ranks.count() > 1:
-            raise ValueError("training to segment runs in one process; start it without torchrun")
         augmentation = Augmentation() if config.augment else None
         return (
             SegmentationTask(train, device, config.loss, augmentation, plain),

@@ -71,12 +71,21 @@ def own(index: Tensor) -> tuple[Tensor, float]:
     return part, len(part) * count() / len(index)
 
 
-def mean(value: Tensor) -> Tensor:
-    """The mean over the ranks of a scalar."""
+def total(value: Tensor) -> Tensor:
+    """The sum over the ranks of a scalar, in place."""
     if count() > 1:
         dist.all_reduce(value)
-        value /= count()
     return value
+
+
+def mean(value: Tensor) -> Tensor:
+    """The mean over the ranks of a scalar, in place."""
+    return total(value) if count() == 1 else total(value).div_(count())
+
+
+def group() -> Any:
+    """All ranks, or None for one."""
+    return dist.group.WORLD if count() > 1 else None
 
 
 def parallel(model: nn.Module, sync_bn: bool) -> nn.Module:

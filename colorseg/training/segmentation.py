@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from colorseg import ops, reference
 from colorseg._files import write_atomically
 from colorseg.data import IGNORE, Augmentation, SegmentationSet, normalize
+from colorseg.training import ranks
 from colorseg.training.features import FrozenFeatures
 from colorseg.training.history import SegmentationEpoch
 from colorseg.training.modes import eval_mode
@@ -35,6 +36,7 @@ class SegmentationTask:
 
     row = SegmentationEpoch
     smallest_batch = 2  # DeepLabV3 normalizes one value per image and channel over the batch
+    over_ranks = True  # pixels that do not count make a mean of means wrong
 
     def __init__(
         self,
@@ -77,8 +79,10 @@ class SegmentationTask:
         else:
             images, masks = self.augmentation(images, masks)
         results = self._forward(model, images, index)
-        total = self._loss(results["out"], masks)
-        return total + AUX_WEIGHT * self._loss(results["aux"], masks) if "aux" in results else total
+        total = self._loss(results["out"], masks, ranks.group())
+        if "aux" in results:
+            total = total + AUX_WEIGHT * self._loss(results["aux"], masks, ranks.group())
+        return total
 
     def measure(self, model: nn.Module, batch_size: int) -> dict[str, float]:
         """``loss`` (mean over batches, weighted by pictures), ``accuracy``, ``miou``, ``course``.
@@ -125,13 +129,25 @@ class SegmentationTask:
             results = model(images)
         return results if isinstance(results, Mapping) else {"out": results}
 
-    def _loss(self, logits: Tensor, masks: Tensor) -> Tensor:
-        known = {
-            "ce": self._operators.color_cross_entropy,
-            "iou": self._operators.soft_iou_loss,
-        }
-        parts = [known[name](logits, masks, ignore_index=IGNORE) for name in self._losses]
+    def _loss(self, logits: Tensor, masks: Tensor, group: Any = None) -> Tensor:
+        """Of these pictures, or with a group of all ranks' together: see ``Task.loss``."""
+        known = {"ce": self._cross_entropy, "iou": self._soft_iou}
+        parts = [known[name](logits, masks, group) for name in self._losses]
         return sum(parts[1:], parts[0])
+
+    def _cross_entropy(self, logits: Tensor, masks: Tensor, group: Any) -> Tensor:
+        loss: Any = self._operators.color_cross_entropy
+        if group is None:
+            mean: Tensor = loss(logits, masks, ignore_index=IGNORE)
+            return mean
+        total: Tensor = loss(logits, masks, ignore_index=IGNORE, reduction="sum")
+        pixels = ranks.total((masks != IGNORE).sum())
+        return total * (ranks.count() / pixels.clamp(min=1))
+
+    def _soft_iou(self, logits: Tensor, masks: Tensor, group: Any) -> Tensor:
+        loss: Any = self._operators.soft_iou_loss
+        value: Tensor = loss(logits, masks, ignore_index=IGNORE, process_group=group)
+        return value
 
 
 def measure_masks(

@@ -46,7 +46,7 @@ class Step:
             self._kind, torch.bfloat16, enabled=self.config.amp, cache_enabled=False
         ):
             loss = self.task.loss(self.model, part)
-        loss = loss if share == 1 else loss * share
+        loss = loss if share == 1 or self.task.over_ranks else loss * share
         loss.backward()
         if self.config.detect_anomaly:
             check_gradients(self.model)

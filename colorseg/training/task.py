@@ -15,6 +15,7 @@ class Task(Protocol):
     smallest_batch: int  # a last batch with fewer pictures is left out
     device: torch.device  # where the loss is computed
     why_no_graph: str | None  # why steps on it cannot be recorded as a CUDA graph, if they cannot
+    over_ranks: bool  # whether `loss` knows of the pictures of other ranks
 
     def __len__(self) -> int:
         """Number of pictures."""
@@ -26,7 +27,11 @@ class Task(Protocol):
         """Called once, before the first step, with the model as it is going to be trained."""
 
     def loss(self, model: nn.Module, index: Tensor) -> Tensor:
-        """The loss to be lowered, on the pictures of that index."""
+        """The loss to be lowered, on the pictures of that index.
+
+        With ``over_ranks`` the mean over the ranks is the loss, and the gradient, of all their
+        pictures; otherwise ``loss`` is a mean over these ones.
+        """
 
     def measure(self, model: nn.Module, batch_size: int) -> dict[str, float]:
         """Figures of all pictures, in eval mode and without gradients.
