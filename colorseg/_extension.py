@@ -53,7 +53,7 @@ def limit_kept_memory(size: int) -> int:
     counts a tensor in kept memory with no bytes.
 
     Args:
-        size: bytes that freed tensors may hold back; 512 MiB at first.  0 frees them at once, and
+        size: bytes that freed tensors may hold back; 256 MiB at first.  0 frees them at once, and
             leaves all memory to torch.
 
     Returns:

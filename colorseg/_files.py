@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+# Formats of pictures that are read; Pillow has 40 more decoders, which nobody needs but attackers.
+PICTURES = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
 
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Replace the content of a file in one step; its folder must exist.

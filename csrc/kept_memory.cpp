@@ -26,7 +26,7 @@ struct alignas(64) Block {
 #if defined(__SANITIZE_ADDRESS__)
 constexpr int64_t kLimit = 0;  // a use after free must not find a block that is in use again
 #else
-constexpr int64_t kLimit = int64_t{512} << 20;
+constexpr int64_t kLimit = int64_t{256} << 20;
 #endif
 
 class Memory {

@@ -109,7 +109,7 @@ def test_a_run_passes_the_check_against_itself(tmp_path):
 def test_a_check_refuses_other_files(text, message, tmp_path, capsys):
     path = tmp_path / "other.csv"
     path.write_text(text)
-    assert benchmark.main([fake()], ["--quick", "--check", str(path)]) == 2
+    assert benchmark.main([fake()], ["--quick", "--threads", "2", "--check", str(path)]) == 2
     assert message in capsys.readouterr().err
 
 

@@ -68,7 +68,7 @@ def test_segment(gradio, photo, tmp_path):
     ("content", "message"),
     [
         (None, "Drop a photograph first"),
-        (b"no picture", "photo.png is no image that Pillow can read"),
+        (b"no picture", "photo.png is no image in a known format"),
         (b"", "photo.png is no image"),
         ("large", "130 x 90"),
     ],

@@ -63,8 +63,12 @@ class TestReading:
     @pytest.mark.parametrize(
         ("make", "message"),
         [
-            (lambda p: p.write_text("not an image"), "is no image that Pillow can read"),
-            (lambda p: p.write_bytes(b""), "is no image that Pillow can read"),
+            (lambda p: p.write_text("not an image"), "is no image in a known format"),
+            (lambda p: p.write_bytes(b""), "is no image in a known format"),
+            (
+                lambda p: Image.new("RGB", (9, 9)).save(p, "TGA"),
+                "in a known format: BMP, GIF, JPEG",
+            ),
             (lambda p: p.mkdir(), "is a folder; name the pictures in it"),
         ],
     )

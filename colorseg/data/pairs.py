@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from colorseg._files import PICTURES
 from colorseg.data.segmentation_set import IGNORE, MEAN, SegmentationSet
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def _decoded(file: File) -> Image:
 
     source = file.content if isinstance(file.content, Path) else io.BytesIO(file.content)
     try:
-        with Image.open(source) as picture:
+        with Image.open(source, formats=PICTURES) as picture:
             picture.load()
             return picture
     except Exception as error:  # Pillow tells damage in a dozen types

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from colorseg._files import PICTURES
 from colorseg.data.images import ImageSet
 from colorseg.data.mask_folder import SUFFIXES, every_fifth
 from colorseg.data.photo_set import PhotoSet, square
@@ -106,7 +107,7 @@ def _photo(path: Path, side: int) -> Tensor:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=PICTURES) as image:
             image.draft("RGB", (2 * side, 2 * side))  # a JPEG need not be decoded in full
             picture = ImageOps.exif_transpose(image).convert("RGB")
     except Exception as error:  # Pillow tells damage in a dozen types

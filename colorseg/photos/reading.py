@@ -13,6 +13,8 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from colorseg._files import PICTURES
+
 Picture: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | Photo"
 
 MAX_PIXELS = 200_000_000  # what is larger is taken for a decompression bomb
@@ -50,7 +52,7 @@ def read_photo(picture: Picture, max_pixels: int = MAX_PIXELS) -> Photo:
     """Read a photograph.
 
     Args:
-        picture: a path, of any format that Pillow reads; a Pillow image; or an array (H, W),
+        picture: a path, of a format in ``PICTURES``; a Pillow image; or an array (H, W),
             (H, W, 1), (H, W, 3) or (H, W, 4), uint8, uint16, or floating point in [0, 1]; a
             ``Photo`` is returned as it is.
         max_pixels: larger ones are refused before they are decoded.
@@ -77,10 +79,11 @@ def read_photo(picture: Picture, max_pixels: int = MAX_PIXELS) -> Photo:
     content = path.read_bytes()
     with _unlimited():
         try:
-            with Image.open(io.BytesIO(content)) as image:
+            with Image.open(io.BytesIO(content), formats=PICTURES) as image:
                 return _from_image(image, str(path), max_pixels)
         except UnidentifiedImageError:
-            raise ValueError(f"{path} is no image that Pillow can read") from None
+            known = ", ".join(PICTURES)
+            raise ValueError(f"{path} is no image in a known format: {known}") from None
 
 
 @contextlib.contextmanager
