@@ -150,7 +150,8 @@ def test_a_signal_leaves_no_photograph_and_the_environment_opens_nothing(gradio,
         "HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9",
         "ALL_PROXY": "http://127.0.0.1:9", "NO_PROXY": "example.org",
     }  # fmt: skip
-    command = [sys.executable, "-m", "colorseg", "demo", "--no-browser", "--port", "0"]
+    # -P: the installed package, not the source tree in the current folder
+    command = [sys.executable, "-P", "-m", "colorseg", "demo", "--no-browser", "--port", "0"]
     server = subprocess.Popen(
         command, env=os.environ | hostile, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
