@@ -153,8 +153,11 @@ def test_a_signal_leaves_no_photograph_and_the_environment_opens_nothing(gradio,
     # -P: the installed package, not the source tree in the current folder
     command = [sys.executable, "-P", "-m", "colorseg", "demo", "--no-browser", "--port", "0"]
     server = subprocess.Popen(
-        command, env=os.environ | hostile, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+        command, env=os.environ | hostile, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # a child of nohup would ignore it, as it should
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )  # fmt: skip
     address = server.stdout.readline().split()[0]
     assert address.startswith("http://127.0.0.1:")
     with httpx.Client(base_url=address, trust_env=False) as client:
