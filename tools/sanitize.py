@@ -2,7 +2,7 @@
 
     python tools/sanitize.py [--races] [pytest arguments]
 
-With --races it is ThreadSanitizer.  Builds into build/sanitize; the installed package stays as it
+With --races it is ThreadSanitizer.  Builds into build/; the installed package stays as it
 is.  Needs gcc on Linux.
 """
 
@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-BUILD = ROOT / "build" / "sanitize"
 MEMORY = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 RACES = f"-fsanitize=thread -fno-omit-frame-pointer -g -include {ROOT}/tests/threads_for_tsan.h"
 # small sizes; not what compiles, counts memory, or builds the emulation
@@ -32,15 +31,16 @@ def library(name: str) -> str:
     return found.stdout.strip()
 
 
-def build(flags: str, package: Path) -> subprocess.CompletedProcess[str]:
-    """Compile into ``package``."""
+def build(flags: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Compile into ``folder``, ``lib`` of it."""
+    package = folder / "lib"
     shutil.rmtree(package, ignore_errors=True)
     environment = os.environ | {
         "CFLAGS": flags, "CXXFLAGS": flags, "LDFLAGS": flags.split()[0], "COLORSEG_CUDA": "0",
     }  # fmt: skip
     command = [
-        sys.executable, "setup.py", "build_clib", "-b", str(BUILD / "clib"), "-t",
-        str(BUILD / "objects"), "build_ext", "-b", str(package), "-t", str(BUILD / "objects"),
+        sys.executable, "setup.py", "build_clib", "-b", str(folder / "clib"), "-t",
+        str(folder / "objects"), "build_ext", "-b", str(package), "-t", str(folder / "objects"),
     ]  # fmt: skip
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
@@ -51,8 +51,9 @@ def main() -> int:
     races = "--races" in arguments
     if races:
         arguments.remove("--races")
-    package = BUILD / "lib"
-    done = build(RACES if races else MEMORY, package)
+    folder = ROOT / "build" / ("sanitize-races" if races else "sanitize-memory")
+    package = folder / "lib"
+    done = build(RACES if races else MEMORY, folder)
     if done.returncode:
         print(done.stdout[-2000:], done.stderr[-4000:], file=sys.stderr)
         return done.returncode
@@ -65,14 +66,14 @@ def main() -> int:
         "LD_PRELOAD": " ".join(map(library, libraries)),
         "ASAN_OPTIONS": "detect_leaks=0",  # Python's own are none of ours
         # torch's own loops are not known to it; pytest would keep a report for itself
-        "TSAN_OPTIONS": f"ignore_noninstrumented_modules=1 exitcode=66 log_path={BUILD}/races",
+        "TSAN_OPTIONS": f"ignore_noninstrumented_modules=1 exitcode=66 log_path={folder}/races",
     }
     tests = arguments or ["-k", LEFT_OUT, *TESTS]
     # ThreadSanitizer finds no room where addresses are random
     fixed = ["setarch", "-R"] if races else []
     command = [*fixed, sys.executable, "-m", "pytest", *tests]
     code = subprocess.run(command, cwd=ROOT, env=environment).returncode
-    for report in BUILD.glob("races.*"):
+    for report in folder.glob("races.*"):
         print(report.read_text(), file=sys.stderr)
         report.unlink()
     return code
