@@ -45,7 +45,6 @@ class Demo:
     def __init__(
         self, weights: Sequence[str | Path] = (), segmenter: str | Path | None = None
     ) -> None:
-        gradio = _gradio()
         self.networks: dict[str, nn.Module] = {}
         for name in [*map(str, weights), *sorted(SHIPPED)]:  # "general" before "horse24"
             self.networks[name] = load_network(name)
@@ -55,7 +54,8 @@ class Demo:
             prefix="colorseg-demo-", ignore_cleanup_errors=True
         )
         self.folder = Path(self._folder.name)
-        os.environ["GRADIO_TEMP_DIR"] = str(self.folder)  # uploads, and copies of results
+        _close_environment(self.folder)
+        gradio = _gradio()  # late: what it reads of the environment is read when it is imported
         self.blocks = gradio.Blocks(
             title=TITLE, analytics_enabled=False, delete_cache=(CACHED, CACHED)
         )
@@ -198,15 +198,18 @@ def _check_free(port: int) -> None:
             ) from None
 
 
-def _gradio() -> Any:
-    """The module, deaf to the environment: what is served where is said here alone."""
+def _close_environment(folder: Path) -> None:
+    """What is served, and where, is said here alone, not by variables that Gradio reads."""
     for name in [name for name in os.environ if name.startswith("GRADIO_")]:
-        if name != "GRADIO_TEMP_DIR":  # Demo's
-            del os.environ[name]
+        del os.environ[name]
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)  # of uploads, and of copies of results
     for name in ("no_proxy", "NO_PROXY"):  # it asks its own page whether it is up
         hosts = os.environ.get(name, "").split(",")
         os.environ[name] = ",".join(dict.fromkeys([*filter(None, hosts), HOST]))
+
+
+def _gradio() -> Any:
     try:
         import gradio
     except ImportError:

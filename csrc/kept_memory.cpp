@@ -1,7 +1,6 @@
 #include "kept_memory.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <mutex>
 #include <new>
 #include <vector>
@@ -99,15 +98,14 @@ class Memory {
 
 // Never destroyed: tensors may outlive the end of main.
 Memory& memory() {
-  static Memory& memory = *[] {
-    static auto* made = new Memory;
+  static Memory* const made = new Memory;
 #if defined(__unix__)
-    // a child must not find the lock held by a thread that it does not have
-    pthread_atfork([] { made->lock(); }, [] { made->unlock(); }, [] { made->unlock(); });
+  // a child must not find the lock held by a thread that it does not have
+  static const int prepared =
+      pthread_atfork([] { made->lock(); }, [] { made->unlock(); }, [] { made->unlock(); });
+  static_cast<void>(prepared);
 #endif
-    return made;
-  }();
-  return memory;
+  return *made;
 }
 
 void give_back(void* data) { memory().give_back(data); }

@@ -149,6 +149,7 @@ def test_a_signal_leaves_no_photograph_and_the_environment_opens_nothing(gradio,
         "GRADIO_ROOT_PATH": "/elsewhere", "GRADIO_RUN_HISTORY": "True", "TMPDIR": str(tmp_path),
         "HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9",
         "ALL_PROXY": "http://127.0.0.1:9", "NO_PROXY": "example.org",
+        "GRADIO_TEMP_DIR": str(tmp_path / "elsewhere"),
     }  # fmt: skip
     # -P: the installed package, not the source tree in the current folder
     command = [sys.executable, "-P", "-m", "colorseg", "demo", "--no-browser", "--port", "0"]

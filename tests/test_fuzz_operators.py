@@ -1,6 +1,6 @@
 """The operators under random shapes, strides, dtypes and options: a short run of the fuzzer."""
 
-import importlib.util
+import importlib
 import os
 import subprocess
 import sys
@@ -17,16 +17,13 @@ CASES = os.environ.get("COLORSEG_CASES", "600")
 
 @pytest.fixture(scope="module")
 def fuzzer():
-    spec = importlib.util.spec_from_file_location("fuzz_operators", FUZZER)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fuzz_operators"] = module  # dataclasses look there
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["fuzz_operators"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FUZZER.parent)
+        yield importlib.import_module("fuzz_operators")
 
 
 def test_a_short_run_finds_nothing():
-    command = [sys.executable, "-P", str(FUZZER), "--cases", CASES]
+    command = [sys.executable, str(FUZZER), "--cases", CASES]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"findings": 0' in done.stdout
@@ -53,19 +50,18 @@ def test_it_sees_an_error_that_is_none_for_users(fuzzer, monkeypatch):
     assert "IndexError list index out of range: conv2d" in fuzzer.check(0, 0, "conv2d", Counter())
 
 
-def test_a_case_that_ends_the_process_is_named(fuzzer, tmp_path):
+def test_a_case_that_ends_the_process_is_named(tmp_path):
     """The other cases are run all the same."""
     crashing = tmp_path / "crashing.py"
     crashing.write_text(
-        f"import os, runpy, sys\n"
-        f"sys.argv[0] = {str(FUZZER)!r}\n"
-        f"module = runpy.run_path({str(FUZZER)!r})\n"
-        f"names = module['main'].__globals__\n"
-        f"names['check'] = lambda seed, number, *_: number == 2 and os.abort()\n"
-        f"names['__file__'] = __file__\n"
-        f"sys.exit(module['main']())\n"
+        f"import os, sys\n"
+        f"sys.path.insert(0, {str(FUZZER.parent)!r})\n"
+        f"import fuzz_operators\n"
+        f"fuzz_operators.check = lambda seed, number, *_: number == 2 and os.abort()\n"
+        f"fuzz_operators.__file__ = __file__\n"
+        f"sys.exit(fuzz_operators.main())\n"
     )
-    command = [sys.executable, "-P", str(crashing), "--cases", "5"]
+    command = [sys.executable, str(crashing), "--cases", "5"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     assert "case 2 ended the process with code -6" in done.stdout

@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 MEMORY = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
-RACES = f"-fsanitize=thread -fno-omit-frame-pointer -g -include {ROOT}/tests/threads_for_tsan.h"
+RACES = f"-fsanitize=thread -fno-omit-frame-pointer -g -include {ROOT}/tools/tsan_parallel_for.h"
 # small sizes; not what compiles, counts memory, or builds the emulation
 TESTS = [
     "tests/test_conv2d.py", "tests/test_conv2d_dilated.py", "tests/test_conv2d_errors.py",

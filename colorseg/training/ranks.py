@@ -80,7 +80,9 @@ def total(value: Tensor) -> Tensor:
 
 def mean(value: Tensor) -> Tensor:
     """The mean over the ranks of a scalar, in place."""
-    return total(value) if count() == 1 else total(value).div_(count())
+    if count() > 1:
+        total(value).div_(count())
+    return value
 
 
 def group() -> Any:
