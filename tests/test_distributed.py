@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,15 +17,21 @@ from colorseg import ops
 from colorseg.data import IGNORE
 from colorseg.models import UNet
 from colorseg.training import SegmentationConfig, fit
+from colorseg.training.ranks import join
 from colorseg.training.seeding import seed_everything
 
 STEPS = 3
 
 
+def workers_of_gloo():
+    tasks = Path("/proc/self/task").glob("*/comm")
+    return [t.parent.name for t in tasks if t.read_text().startswith("pt_gloo")]
+
+
 def start(rank, ranks, folder):
     torch.set_num_threads(1)
     store = dist.FileStore(f"{folder}/store", ranks)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
+    join("gloo", store=store, rank=rank, world_size=ranks)
 
 
 def spawn(work, ranks, folder, *args):
@@ -38,6 +45,7 @@ def _run(rank, work, ranks, folder, args):
     result = work(rank, ranks, *args)
     torch.save(result, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
+    assert not workers_of_gloo()
 
 
 def share(tensor, shares, rank):

@@ -12,6 +12,15 @@ from torch import Tensor, nn
 Value = TypeVar("Value")
 
 
+def join(backend: str, **options: Any) -> None:
+    """``init_process_group``, whose threads ``destroy_process_group`` ends."""
+    # Imported later, its default arguments would hold the group; and a worker thread of gloo that
+    # drops a tensor when the interpreter ends aborts the process.
+    import torch.distributed.nn  # noqa: F401
+
+    dist.init_process_group(backend, **options)
+
+
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[str]:
     """Inside the block this process is a rank, if torchrun started it; yields its device.
@@ -25,7 +34,7 @@ def joined(device: str) -> Iterator[str]:
     if on_cuda:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if on_cuda else "gloo")
+    join("nccl" if on_cuda else "gloo")
     try:
         yield device
     finally:
