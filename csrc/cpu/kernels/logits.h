@@ -95,6 +95,9 @@ int64_t labels_from(int64_t pixels, const Label* __restrict target, int64_t clas
     return any_labels_from(pixels, target, classes, ignore, labels);
   const int32_t end = static_cast<int32_t>(classes);
   const int32_t ignored = ignore < 0 || ignore > INT32_MAX ? -1 : static_cast<int32_t>(ignore);
+  // Two classes, say, and no label has a bit beyond the first: each is one of them.
+  const bool known = (end & (end - 1)) == 0 && static_cast<int32_t>(bits) < end;
+  if (known && (ignored < 0 || ignored >= end)) return 0;
   int32_t bad = 0;
   for (int64_t i = 0; i < pixels; ++i) {
     const int32_t label = labels[i];

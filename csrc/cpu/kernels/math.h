@@ -1,9 +1,11 @@
-// exp and log that the compiler can vectorise.  float: polynomials, errors measured in
-// tests/test_color_cross_entropy_numbers.py; double: the C library, for gradient checks rather than
-// speed.
+// exp and log that the compiler can vectorise, exp of a Vector too.  float: polynomials, errors
+// measured in tests/test_color_cross_entropy_numbers.py; double: the C library, for gradient checks
+// rather than speed.
 #pragma once
 #include <cstdint>
 #include <cstring>
+
+#include "vector.h"
 
 namespace colorseg::cpu::COLORSEG_ISA {
 
@@ -17,6 +19,9 @@ inline float fma(float a, float b, float c) {
 #endif
 }
 
+inline Vector fma(Vector a, Vector b, Vector c) { return multiply_add(a, b, c); }
+inline double fma(double a, double b, double c) { return a * b + c; }
+
 inline float from_bits(uint32_t bits) {
   float x;
   std::memcpy(&x, &bits, sizeof x);
@@ -29,47 +34,48 @@ inline uint32_t to_bits(float x) {
   return bits;
 }
 
+inline Vector from_bits(Indices bits) { return reinterpret_cast<Vector>(bits); }
+inline Indices to_bits(Vector x) { return reinterpret_cast<Indices>(x); }
+
 // exp(x) = 2^n p with p = exp(r), |r| <= ln(2)/2, by a minimax polynomial 3e-9 off.
+template <typename Float>
 struct Power {
-  float p;
-  uint32_t n;  // as the exponent bits of a float
+  Float p;
+  decltype(to_bits(Float{})) n;  // as the exponent bits of a float
 };
 
-inline Power power_of(float x) {
-  constexpr float kRound = 12582912.f;                // 1.5 * 2^23
-  const float shifted = fma(x, 1.44269504f, kRound);  // n sits in the low bits
-  const float n = shifted - kRound;
-  const float r = fma(n, 2.12194440e-4f, fma(n, -0.693359375f, x));
-  float p = 1.38140819e-3f;
-  p = fma(p, r, 8.36874545e-3f);
-  p = fma(p, r, 4.16683890e-2f);
-  p = fma(p, r, 1.66665211e-1f);
-  p = fma(p, r, 4.99999940e-1f);
-  p = fma(p, r, 1.f);
-  p = fma(p, r, 1.f);
+template <typename Float>
+inline Power<Float> power_of(Float x) {
+  const auto all = [](float value) { return Float{} + value; };  // every lane of a Vector
+  const Float round = all(12582912.f);                           // 1.5 * 2^23
+  const Float shifted = fma(x, all(1.44269504f), round);         // n sits in the low bits
+  const Float n = shifted - round;
+  const Float r = fma(n, all(2.12194440e-4f), fma(n, all(-0.693359375f), x));
+  Float p = fma(all(1.38140819e-3f), r, all(8.36874545e-3f));
+  p = fma(p, r, all(4.16683890e-2f));
+  p = fma(p, r, all(1.66665211e-1f));
+  p = fma(p, r, all(4.99999940e-1f));
+  p = fma(p, r, all(1.f));
+  p = fma(p, r, all(1.f));
   return {p, to_bits(shifted) << 23};
 }
 
 // exp(x) for |x| <= 87: no test, no product.
-inline float exp_bounded(float x) {
-  const Power y = power_of(x);
+template <typename Float>
+inline Float exp_bounded(Float x) {
+  const Power<Float> y = power_of(x);
   return from_bits(to_bits(y.p) + y.n);
 }
 
 // exp(x) for x <= 87 and NaN.  Flushes results below the smallest normal number to 0.
 inline float exp(float x) {
   constexpr float kLow = -87.f;
-  const Power y = power_of(x < kLow ? kLow : x);  // written so that NaN passes through
+  const Power<float> y = power_of(x < kLow ? kLow : x);  // written so that NaN passes through
   return x < kLow ? 0.f : y.p * from_bits(y.n + 0x3f800000u);
 }
 
 // exp(x) of the nearest x whose exponential and its inverse are far from the ends of the range.
-inline float exp_clamped(float x) {
-  constexpr float kEnd = 80;
-  const float low = x < -kEnd ? -kEnd : x;
-  const Power y = power_of(low > kEnd ? kEnd : low);
-  return y.p * from_bits(y.n + 0x3f800000u);
-}
+inline Vector exp_clamped(Vector x) { return exp_bounded(clamp(x, -80, 80)); }
 
 // The bits of |x|, ordered as |x| is, with infinity and NaN above every number.
 inline int32_t magnitude(float x) { return static_cast<int32_t>(to_bits(x) & 0x7fffffffu); }

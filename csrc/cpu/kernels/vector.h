@@ -63,6 +63,18 @@ inline Vector multiply_add(Vector a, Vector b, Vector c) {
 #endif
 }
 
+// NaN stays.
+inline Vector clamp(Vector x, float low, float high) {
+#if defined(__AVX512F__)
+  return _mm512_min_ps(broadcast(high), _mm512_max_ps(broadcast(low), x));
+#elif defined(__AVX2__)
+  return _mm256_min_ps(broadcast(high), _mm256_max_ps(broadcast(low), x));
+#else
+  x = x < low ? broadcast(low) : x;
+  return x > high ? broadcast(high) : x;
+#endif
+}
+
 // Keeps v in a register: GCC would load it again at each use, and each load may cross a cache line.
 inline void keep_in_register(Vector& v) {
 #if defined(__x86_64__)
