@@ -80,7 +80,8 @@ STABLE_TORCH_LIBRARY(colorseg, m) {
   m.def("packed_chain(Tensor x, Tensor packed, Tensor layers) -> Tensor");
   // sums: (images, classes, 2), the intersection and the union, in double; images is 1 unless
   // per_image; kept: if keep what backward takes as its target, else empty: the labels in uint8,
-  // 255 where ignored; of two classes x0 x1, negative where the label is 0, 0 where it is ignored
+  // 255 where ignored; of two classes x0 x1, negative where the label is 0, 0 where it is ignored:
+  // on the CPU the first channel of a map that soft_iou_loss_backward_ turns into the gradient
   m.def(
       "soft_iou_loss(Tensor logits, Tensor target, int[] classes, bool per_image, float "
       "smooth_numerator, "
@@ -92,6 +93,10 @@ STABLE_TORCH_LIBRARY(colorseg, m) {
       "bool per_image, float smooth_numerator, float smooth_denominator, int? ignore_index, "
       "Tensor? weight, "
       "str reduction) -> Tensor");
+  m.def(
+      "soft_iou_loss_backward_(Tensor(a!) gradient, Tensor grad_loss, Tensor sums, int[] classes, "
+      "bool per_image, float smooth_numerator, float smooth_denominator, Tensor? weight, str "
+      "reduction) -> ()");
   // target: labels (N, H, W), or RGB (N, 3, H, W) with a palette; normalizer: what a mean divides
   // by; gradient: of a loss that is a scalar with respect to the logits, empty unless
   // with_gradient; color_cross_entropy_scale_ multiplies it with dL/d(loss)

@@ -150,10 +150,30 @@ def test_threads_give_the_same_bits(channels):
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("channels", [2, 3])
+def test_a_second_backward_pass_gives_the_same_bits(channels, layout):
+    """Of two classes the first one consumes what the forward pass kept."""
+    logits, labels = make_inputs((2, channels, 9, 15), torch.float32, layout)
+    labels[0, 0] = 255
+    z = leaf(logits)
+    loss = ops.soft_iou_loss(z, labels, ignore_index=255, per="image", reduction="none")
+    upstream = torch.rand_like(loss)
+    (first,) = torch.autograd.grad(loss, z, upstream, retain_graph=True)
+    want = first.clone()
+    assert torch.equal(torch.autograd.grad(loss, z, upstream, retain_graph=True)[0], want)
+    assert torch.equal(torch.autograd.grad(loss, z, 2 * upstream)[0], 2 * want)
+    assert torch.equal(first, want)  # the caller's own
+    if layout == "channels_last":
+        assert first.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("channels", [2, 3])
 @pytest.mark.parametrize("per_image", [True, False])
-def test_opcheck(per_image):
-    logits, labels = make_inputs((2, 3, 6, 4), torch.float32, "channels_last")
-    options = [1, 2], per_image, 1e-6, 1e-6, None, torch.rand(2), "none"
+def test_opcheck(per_image, channels):
+    logits, labels = make_inputs((2, channels, 6, 4), torch.float32, "channels_last")
+    classes = list(range(1, channels))
+    options = classes, per_image, 1e-6, 1e-6, None, torch.rand(len(classes)), "none"
     torch.library.opcheck(
         torch.ops.colorseg.soft_iou_loss.default, (leaf(logits), labels, *options, per_image)
     )
@@ -165,9 +185,10 @@ def test_opcheck(per_image):
     )
 
 
+@pytest.mark.parametrize("channels", [2, 3])
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_compiles_whole(backend):
-    logits, labels = make_inputs((2, 3, 8, 10), torch.float32)
+def test_compiles_whole(backend, channels):
+    logits, labels = make_inputs((2, channels, 8, 10), torch.float32)
     compiled = torch.compile(
         lambda z: ops.soft_iou_loss(z.sin(), labels), fullgraph=True, backend=backend
     )
@@ -179,8 +200,9 @@ def test_compiles_whole(backend):
     )
 
 
-def test_second_derivative_is_refused():
-    logits, labels = make_inputs((2, 3, 8, 10), torch.float32)
+@pytest.mark.parametrize("channels", [2, 3])
+def test_second_derivative_is_refused(channels):
+    logits, labels = make_inputs((2, channels, 8, 10), torch.float32)
     z = leaf(logits)
     (grad,) = torch.autograd.grad(ops.soft_iou_loss(z, labels), z, create_graph=True)
     with pytest.raises(RuntimeError, match="no second derivative"):

@@ -93,14 +93,20 @@ def register_autograd(
 
     The result takes the operator's arguments, ``grad``, whether autograd will want a gradient, and
     ``then``, which gets the outputs before any tensor is saved: saving the last one that it needs
-    ends the second run of ``torch.utils.checkpoint``.
+    ends the second run of ``torch.utils.checkpoint``.  ``ctx.eager``: the function that ``call`` is
+    part of alone sees the outputs, so that its backward pass may change them.
     In eager mode it is an ``autograd.Function`` around the kernel, or the kernel alone: what
     ``torch.library`` makes of a registered derivative costs 100 us a call, a network's whole
     forward at batch 1.  Tracing, functorch and autocast get the operator itself.
     """
     op = getattr(torch.ops.colorseg, name).default
     backward = without_autocast(backward)
-    torch.library.register_autograd(f"colorseg::{name}", backward, setup_context=setup_context)
+
+    def set_up(ctx: Any, inputs: Any, output: Any, eager: bool = False) -> None:
+        ctx.eager = eager
+        setup_context(ctx, inputs, output)
+
+    torch.library.register_autograd(f"colorseg::{name}", backward, setup_context=set_up)
 
     def forward(ctx: Any, *args_then: Any) -> Any:
         *args, then = args_then
@@ -108,7 +114,7 @@ def register_autograd(
             output = op(*args)
         if then is not None:
             then(output)
-        setup_context(ctx, args, output)
+        set_up(ctx, args, output, eager=True)
         return output
 
     members = {

@@ -120,8 +120,12 @@ def _(logits, target, classes, per_image, numerator, denominator, ignore, weight
     sums = logits.new_empty(
         logits.shape[0] if per_image else 1, len(classes), 2, dtype=torch.float64
     )
-    dtype = logits.dtype if logits.shape[1] == 2 else torch.uint8
-    kept = target.new_empty(target.shape if keep else (0,), dtype=dtype)
+    two = logits.shape[1] == 2
+    if keep and two and logits.device.type == "cpu":
+        kept = empty(logits, logits.shape).select(1, 0)
+    else:
+        dtype = logits.dtype if two else torch.uint8
+        kept = target.new_empty(target.shape if keep else (0,), dtype=dtype)
     loss = logits.new_empty(size if reduction == "none" else [], dtype=arithmetic_dtype(logits))
     return loss, sums, kept
 
@@ -131,24 +135,51 @@ def _(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
     return empty(logits, logits.shape)
 
 
+@torch.library.register_fake("colorseg::soft_iou_loss_backward_")
+def _(gradient, *rest):  # type: ignore[no-untyped-def]
+    return None
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     logits, target, *options, ignore_index, weight, ctx.reduction, keep = inputs
-    if keep:
+    ctx.in_place = ctx.eager and keep and logits.shape[1] == 2 and logits.is_cpu
+    ctx.slopes = output[2] if ctx.in_place else None
+    if keep and not ctx.in_place:
         target, ignore_index = output[2], 255
-    ctx.options = *options, ignore_index
+    ctx.options, ctx.ignore_index = options, ignore_index
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(logits, target, output[1], weight)
 
 
 def _backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Any, ...]:
+    """Turn the slopes that the forward pass kept into the gradient, once; then make them anew."""
     grad = None
     if grad_loss is not None:
-        *tensors, weight = ctx.saved_tensors
-        grad = torch.ops.colorseg.soft_iou_loss_backward.default(
-            grad_loss, *tensors, *ctx.options, weight, ctx.reduction
-        )
+        logits, target, sums, weight = ctx.saved_tensors  # refuses logits changed since
+        options = *ctx.options, ctx.ignore_index, weight, ctx.reduction
+        if ctx.in_place and not torch.is_grad_enabled():
+            slopes, ctx.slopes = ctx.slopes, None
+            if slopes is None:  # with the same bits
+                *_, slopes = torch.ops.colorseg.soft_iou_loss.default(
+                    logits, target, *options, True
+                )
+            grad = _map_of(slopes)
+            torch.ops.colorseg.soft_iou_loss_backward_.default(
+                grad, grad_loss, sums, *ctx.options, weight, ctx.reduction
+            )
+        else:
+            grad = torch.ops.colorseg.soft_iou_loss_backward.default(
+                grad_loss, logits, target, sums, *options
+            )
     return grad, *[None] * 9
+
+
+def _map_of(slopes: Tensor) -> Tensor:
+    """The (N, 2, H, W) map of whose memory ``slopes`` (N, H, W) is the first channel."""
+    n, h, w = slopes.shape
+    step = slopes.stride(2)  # 2 in channels_last
+    return slopes.as_strided((n, 2, h, w), (2 * h * w, h * w if step == 1 else 1, step * w, step))
 
 
 _soft_iou_loss = register_autograd("soft_iou_loss", _backward, _setup_context)

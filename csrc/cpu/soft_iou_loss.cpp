@@ -1,5 +1,6 @@
-// One pass over the logits for the sums.  For two classes it keeps the slopes of the sigmoid, and
-// backward is bound by memory; for more a second pass computes the exponentials again.
+// One pass over the logits for the sums.  For two classes it keeps the slopes of the sigmoid, in
+// the memory of the gradient, and backward is bound by memory; for more a second pass computes the
+// exponentials again.
 #include "../soft_iou_loss.h"
 
 #include "block.h"
@@ -8,7 +9,8 @@
 namespace colorseg::cpu {
 namespace {
 
-// What backward reads: the labels as bytes, or for two classes the slopes; null where not wanted.
+// What backward reads: the labels as bytes, or for two classes the slopes, as the first channel of
+// a map in the layout of the logits; null where not wanted.
 template <typename T>
 struct Kept {
   uint8_t* labels;
@@ -25,12 +27,13 @@ std::vector<double> class_sums(const Tensor& logits, bool channels_last, LabelSo
     int32_t labels[kChunkPixels];
     const PixelScratch<T> scratch((s.channels + 2 * selected) * kLanes);
     source.fill(chunk, labels);
-    const int64_t at = chunk.n * s.pixels() + chunk.first;
-    if (kept.labels) isa().labels_to_uint8(chunk.count, labels, kept.labels + at);
-    kernels<T>().soft_iou_sums(logits_at(logits.const_data_ptr<T>(), s, channels_last, chunk),
-                               chunk.count, labels, classes.data(), selected, scratch.get(),
+    const auto* z = logits.const_data_ptr<T>();
+    const auto view = logits_at(z, s, channels_last, chunk);
+    if (kept.labels)
+      isa().labels_to_uint8(chunk.count, labels, kept.labels + chunk.n * s.pixels() + chunk.first);
+    kernels<T>().soft_iou_sums(view, chunk.count, labels, classes.data(), selected, scratch.get(),
                                &parts[chunk.index * width],
-                               kept.slopes ? kept.slopes + at : nullptr);
+                               kept.slopes ? kept.slopes + (view.data - z) : nullptr);
   });
   source.throw_if_out_of_range();
   for (int64_t i = 0; i < chunk_count(s); ++i) {
@@ -85,6 +88,8 @@ Tensor reduced_loss(const Tensor& sums, const SoftIouOptions& o, ScalarType dtyp
                    dtype);
 }
 
+Tensor first_channel(const Tensor& map) { return torch::stable::select(map, 1, 0); }
+
 std::tuple<Tensor, Tensor, Tensor> soft_iou_loss(const Tensor& logits_, const Tensor& target,
                                                  const Ints& classes, bool per_image,
                                                  double smooth_numerator, double smooth_denominator,
@@ -99,8 +104,10 @@ std::tuple<Tensor, Tensor, Tensor> soft_iou_loss(const Tensor& logits_, const Te
   const Tensor logits = dense(logits_, channels_last);
   const bool two = s.channels == 2;
   Tensor sums = nothing(logits);
-  Tensor kept = new_tensor(logits, keep ? Ints{s.n, s.height, s.width} : Ints{0},
-                           two ? logits.scalar_type() : ScalarType::Byte);
+  Tensor kept = keep && two ? first_channel(new_tensor(logits, {s.n, 2, s.height, s.width},
+                                                       logits.scalar_type(), channels_last))
+                            : new_tensor(logits, keep ? Ints{s.n, s.height, s.width} : Ints{0},
+                                         two ? logits.scalar_type() : ScalarType::Byte);
   dispatch_dtype(logits, "soft_iou_loss", [&](auto zero) {
     using T = decltype(zero);
     LabelSource<T> source(target, {}, s, ignore_index);
@@ -132,18 +139,17 @@ struct Slopes {
   }
 };
 
-// From the slopes that the forward pass kept: no logit is read.
+// The gradient of two classes in the place of the slopes that the forward pass kept.
 template <typename T>
-void backward_of_two(const PixelShape& s, bool channels_last, const Tensor& kept,
-                     const Ints& classes, bool per_image, const Slopes<T>& slopes, T* grad) {
+void backward_in_place(const PixelShape& s, bool channels_last, const Ints& classes, bool per_image,
+                       const Slopes<T>& slopes, T* grad) {
   const int64_t selected = static_cast<int64_t>(classes.size());
   for_each_chunk(s, [&](const Chunk& chunk) {
     const int64_t row = per_image ? chunk.n * selected : 0;
     const auto view = logits_at<T>(grad, s, channels_last, chunk);
-    kernels<T>().soft_iou_backward_of_two(
-        view, chunk.count, kept.const_data_ptr<T>() + chunk.n * s.pixels() + chunk.first,
-        classes.data(), selected, &slopes.inside[row], &slopes.outside[row],
-        grad + (view.data - grad));
+    kernels<T>().soft_iou_backward_in_place(view, chunk.count, classes.data(), selected,
+                                            &slopes.inside[row], &slopes.outside[row],
+                                            grad + (view.data - grad));
   });
 }
 
@@ -181,14 +187,33 @@ Tensor soft_iou_loss_backward(const Tensor& grad_loss, const Tensor& logits_, co
     using T = decltype(zero);
     const Slopes<T> slopes(dense(grad_loss, false), sums, o);
     T* to = grad.mutable_data_ptr<T>();
-    if (holds_slopes(target, logits_))
-      return backward_of_two(s, channels_last, dense(target, false), classes, per_image, slopes,
-                             to);
+    if (s.channels == 2 && holds_slopes(target, logits_)) {
+      Tensor first = first_channel(grad);
+      torch::stable::copy_(first, target);
+      return backward_in_place(s, channels_last, classes, per_image, slopes, to);
+    }
     LabelSource<T> source(target, {}, s, ignore_index);
     backward_from_logits(s, dense(logits_, channels_last), channels_last, source, classes,
                          per_image, slopes, to);
   });
   return grad;
+}
+
+void soft_iou_loss_backward_(Tensor gradient, const Tensor& grad_loss, const Tensor& sums,
+                             const Ints& classes, bool per_image, double smooth_numerator,
+                             double smooth_denominator, const OptionalTensor& weight,
+                             const std::string& reduction) {
+  const SoftIouOptions o{classes,      per_image, smooth_numerator,         smooth_denominator,
+                         std::nullopt, weight,    reduction_from(reduction)};
+  const PixelShape s = check_logits(gradient);
+  const bool channels_last = is_channels_last(gradient);
+  COLORSEG_CHECK(s.channels == 2 && (channels_last || gradient.is_contiguous()),
+                 "the gradient must be a dense map of two channels");
+  dispatch_dtype(gradient, "soft_iou_loss_backward_", [&](auto zero) {
+    using T = decltype(zero);
+    const Slopes<T> slopes(dense(grad_loss, false), sums, o);
+    backward_in_place(s, channels_last, classes, per_image, slopes, gradient.mutable_data_ptr<T>());
+  });
 }
 
 }  // namespace
@@ -197,4 +222,5 @@ Tensor soft_iou_loss_backward(const Tensor& grad_loss, const Tensor& logits_, co
 STABLE_TORCH_LIBRARY_IMPL(colorseg, CPU, m) {
   m.impl("soft_iou_loss", TORCH_BOX(&colorseg::cpu::soft_iou_loss));
   m.impl("soft_iou_loss_backward", TORCH_BOX(&colorseg::cpu::soft_iou_loss_backward));
+  m.impl("soft_iou_loss_backward_", TORCH_BOX(&colorseg::cpu::soft_iou_loss_backward_));
 }

@@ -107,7 +107,7 @@ struct Kernels {
                                  T* grad);
   void (*scale)(int64_t count, T factor, T* values);  // in place
   // sums is [selected][3]: intersection, probability, target; scratch additionally [2 * selected *
-  // kLanes]; slopes [pixels] may be null and is written for two channels alone
+  // kLanes]; slopes may be null and is written for two channels alone, with the pixels' stride
   void (*soft_iou_sums)(Logits<T>, int64_t pixels, const int32_t* labels, const int64_t* classes,
                         int64_t selected, T* scratch, double* sums, T* slopes);
   // inside, outside: dL/d(probability) of a selected class where it is, and where it is not, the
@@ -115,10 +115,9 @@ struct Kernels {
   void (*soft_iou_backward)(Logits<T>, int64_t pixels, const int32_t* labels,
                             const int64_t* classes, int64_t selected, const T* inside,
                             const T* outside, T* scratch, T* grad);
-  // the same from the slopes of two channels
-  void (*soft_iou_backward_of_two)(Logits<T>, int64_t pixels, const T* slopes,
-                                   const int64_t* classes, int64_t selected, const T* inside,
-                                   const T* outside, T* grad);
+  // the same of two channels, from the slopes that are in the first channel of grad
+  void (*soft_iou_backward_in_place)(Logits<T> like, int64_t pixels, const int64_t* classes,
+                                     int64_t selected, const T* inside, const T* outside, T* grad);
 };
 
 // Convolutions on flat maps, see geometry.h, in float32.

@@ -32,7 +32,7 @@ constexpr Kernels<T> table() {
           scale<T>,
           soft_iou_sums<T>,
           soft_iou_backward<T>,
-          soft_iou_backward_of_two<T>};
+          soft_iou_backward_in_place<T>};
 }
 
 constexpr ConvKernels conv_table() {

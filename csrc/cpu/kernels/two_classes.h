@@ -1,10 +1,9 @@
-// Soft IoU of two classes: a sigmoid, one exponential a pixel, whose slope is kept, so that
-// backward reads nothing else.
+// Soft IoU of two classes: a sigmoid, one exponential a pixel, whose slope is kept where the
+// gradient's first channel will be, so that backward reads nothing else.
 //
 // Written for registers, since what bounds the loop is how many of its long chains the machine has
 // under way at once: every step of a chain counts, and so does every other instruction.
 #pragma once
-#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -38,16 +37,37 @@ inline int64_t total(Indices counts) {
   return sum;
 }
 
-// The logits of both classes, which lie side by side where pixel_stride is 2.
-inline void load_pair(const double* at, int64_t, int64_t channel_stride, double& z0, double& z1) {
-  z0 = at[0], z1 = at[channel_stride];
+// The values of both classes, which lie side by side where pixel_stride is 2.
+inline void load_pair(const double* at, int64_t, int64_t channel_stride, double& v0, double& v1) {
+  v0 = at[0], v1 = at[channel_stride];
 }
-inline void load_pair(const float* at, int64_t pixel_stride, int64_t channel_stride, Vector& z0,
-                      Vector& z1) {
-  z0 = load(at), z1 = load(at + (pixel_stride == 1 ? channel_stride : kWidth));
+inline void load_pair(const float* at, int64_t pixel_stride, int64_t channel_stride, Vector& v0,
+                      Vector& v1) {
+  v0 = load(at), v1 = load(at + (pixel_stride == 1 ? channel_stride : kWidth));
   if (pixel_stride == 1) return;
-  const Vector first = z0;
-  z0 = even_lanes(first, z1), z1 = odd_lanes(first, z1);
+  const Vector first = v0;
+  v0 = even_lanes(first, v1), v1 = odd_lanes(first, v1);
+}
+inline void store_pair(double* at, int64_t, int64_t channel_stride, double v0, double v1) {
+  at[0] = v0, at[channel_stride] = v1;
+}
+inline void store_pair(float* at, int64_t pixel_stride, int64_t channel_stride, Vector v0,
+                       Vector v1) {
+  if (pixel_stride == 1) {
+    store(at, v0), store(at + channel_stride, v1);
+  } else {
+    store(at, interleave(v0, v1, 0)), store(at + kWidth, interleave(v0, v1, kWidth / 2));
+  }
+}
+
+// The first class alone.
+inline double load_first(const double* at, int64_t) { return *at; }
+inline Vector load_first(const float* at, int64_t pixel_stride) {
+  return pixel_stride == 1 ? load(at) : even_lanes(load(at), load(at + kWidth));
+}
+inline void store_first(double* at, int64_t, double value) { *at = value; }
+inline void store_first(float* at, int64_t pixel_stride, Vector value) {
+  pixel_stride == 1 ? store(at, value) : store_pair(at, pixel_stride, 1, value, Vector{});
 }
 
 template <typename T>
@@ -87,7 +107,7 @@ inline void add_two_classes(const Logits<T>& logits, int64_t pixels, const int32
     of_class[1].add(counts ? x1 : Values{}, is_one);
     if (kBoth) of_class[0].add(counts ? x0 : Values{}, label == 0);
     const Values kept = is_one ? slope : counts ? -slope : Values{};
-    if (slopes) std::memcpy(slopes + p, &kept, sizeof kept);
+    if (slopes) store_first(slopes + p * logits.pixel_stride, logits.pixel_stride, kept);
   }
 }
 
@@ -113,32 +133,38 @@ void soft_iou_sums_of_two(const Logits<T>& logits, int64_t pixels, const int32_t
       tile[i] = pixel[0], tile[kStep + i] = pixel[logits.channel_stride];
     }
     add({tile, 2, kStep, 1}, kStep, label, slope);
-    if (slopes) std::copy_n(slope, rest, slopes + whole);
+    for (int64_t i = 0; slopes && i < rest; ++i)
+      slopes[(whole + i) * logits.pixel_stride] = slope[i];
   }
   for (int64_t k = 0; k < selected; ++k) of_class[classes[k]].store(sums + 3 * k);
 }
 
-// dL/dz_1 = x_0 x_1 (d_1 - d_0) = -dL/dz_0, where the last factor has a value per label: the kept
-// slopes are all that is read.
+// dL/dz_1 = x_0 x_1 (d_1 - d_0) = -dL/dz_0, where the last factor has a value per label.
 template <typename T>
-void soft_iou_backward_of_two(Logits<T> logits, int64_t pixels, const T* __restrict slopes,
-                              const int64_t* classes, int64_t selected, const T* inside,
-                              const T* outside, T* __restrict grad) {
+void soft_iou_backward_in_place(Logits<T> like, int64_t pixels, const int64_t* classes,
+                                int64_t selected, const T* inside, const T* outside, T* grad) {
+  using Values = typename Pixels<T>::Values;
+  constexpr int64_t kStep = sizeof(Values) / sizeof(T);
+  const int64_t pixel = like.pixel_stride, channel = like.channel_stride;
   T at0 = T(0), at1 = T(0);
   for (int64_t k = 0; k < selected; ++k) {
     at0 += classes[k] == 1 ? -outside[k] : inside[k];
     at1 += classes[k] == 1 ? inside[k] : -outside[k];
   }
-  const auto write = [=](int64_t stride) {
-    T* __restrict grad0 = grad, * __restrict grad1 = grad + logits.channel_stride;
-    for (int64_t i = 0; i < pixels; ++i) {
-      const T value = slopes[i] * (slopes[i] > T(0) ? at1 : at0);
-      grad1[i * stride] = slopes[i] == T(0) ? T(0) : value;
-      grad0[i * stride] = slopes[i] == T(0) ? T(0) : -value;
-    }
+  const auto slope_to_gradient = [=](auto slope) {  // 0 stays, also where a factor is infinite
+    using V = decltype(slope);
+    const V value = slope * (slope > V{} ? V{} + at1 : V{} + at0);
+    return slope == V{} ? V{} : value;
   };
-  if (logits.pixel_stride == 1) return write(1);
-  write(logits.pixel_stride);
+  int64_t p = 0;
+  for (; p + kStep <= pixels; p += kStep, grad += kStep * pixel) {
+    const Values value = slope_to_gradient(load_first(grad, pixel));
+    store_pair(grad, pixel, channel, -value, value);
+  }
+  for (; p < pixels; ++p, grad += pixel) {
+    const T value = slope_to_gradient(grad[0]);
+    grad[0] = -value, grad[channel] = value;
+  }
 }
 
 }  // namespace colorseg::cpu::COLORSEG_ISA
