@@ -78,6 +78,15 @@ STABLE_TORCH_LIBRARY(colorseg, m) {
   // time).
   m.def("pack_chain(Tensor[] parameters, int[] layers, float[] eps, bool bfloat16) -> Tensor");
   m.def("packed_chain(Tensor x, Tensor packed, Tensor layers) -> Tensor");
+  // For inference of one convolution in channels_last: how the kernel that is the fastest for such
+  // an x reads the weight, 0 if that is ATen's; the weight packed so; and the convolution.
+  m.def(
+      "conv2d_packing(Tensor x, Tensor weight, int[] stride, int[] padding, int[] dilation, int "
+      "groups) -> int");
+  m.def("pack_conv2d(Tensor weight, int packing) -> Tensor");
+  m.def(
+      "packed_conv2d(Tensor x, Tensor packed, Tensor? bias, Tensor? residual, int[] padding, int[] "
+      "dilation, bool relu) -> Tensor");
   // sums: (images, classes, 2), the intersection and the union, in double; images is 1 unless
   // per_image; kept: if keep what backward takes as its target, else empty: the labels in uint8,
   // 255 where ignored; of two classes x0 x1, negative where the label is 0, 0 where it is ignored:

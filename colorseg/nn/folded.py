@@ -10,6 +10,7 @@ from colorseg.nn.blocks import FusedForward
 from colorseg.nn.forms import Form, ImagePooling
 from colorseg.nn.functional import why_not_fusable
 from colorseg.nn.runs import Run, find_run, is_conv
+from colorseg.ops._registration import traced
 
 
 class FoldedConv2d(nn.Module):
@@ -46,10 +47,12 @@ class FoldedConv2d(nn.Module):
         self.stride, self.padding = conv.stride, conv.padding
         self.dilation, self.groups, self.relu = conv.dilation, conv.groups, relu
         self._packed: Tensor | None = None
+        self._packings: dict[torch.Size, int] = {}  # of shapes of x
+        self._own: dict[int, Tensor] = {}  # of packings
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the packed weight, which neither copies nor pickles."""
-        return {**self.__dict__, "_packed": None}
+        return {**self.__dict__, "_packed": None, "_own": {}}
 
     def train(self, mode: bool = True) -> "FoldedConv2d":
         """Stay in eval mode; there is no other."""
@@ -76,6 +79,11 @@ class FoldedConv2d(nn.Module):
             )
             y = y if residual is None else y.add_(residual)
             return y.relu_() if relu else y
+        own = None if traced() else self._own_packed(x)
+        if own is not None:
+            return torch.ops.colorseg.packed_conv2d.default(
+                x, own, self.bias, residual, _sides(self.padding), self.dilation, relu
+            )
         weight = self._packed
         if weight is None:
             pack = torch.ops.mkldnn._reorder_convolution_weight
@@ -89,6 +97,22 @@ class FoldedConv2d(nn.Module):
             x, residual, weight, self.bias, *options,
             "add", None, after if relu else None, [], "",
         )  # fmt: skip
+
+    def _own_packed(self, x: Tensor) -> Tensor | None:
+        """The weight as the library's own kernel reads it, None where oneDNN is faster."""
+        packing = self._packings.get(x.shape)
+        if packing is None:
+            layout = self.stride, _sides(self.padding), self.dilation, self.groups
+            packing = torch.ops.colorseg.conv2d_packing.default(x, self.weight, *layout)
+            self._packings[x.shape] = packing
+        if packing and packing not in self._own:
+            self._own[packing] = torch.ops.colorseg.pack_conv2d.default(self.weight, packing)
+        return self._own.get(packing)
+
+
+def _sides(padding: Any) -> list[int]:
+    """(top, bottom, left, right)."""
+    return [padding[0], padding[0], padding[1], padding[1]]
 
 
 def fold(model: nn.Module, dtype: torch.dtype) -> None:

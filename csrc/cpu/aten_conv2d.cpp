@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "pixel_conv2d.h"
 #include "prologue.h"
 #include "weight_gradient.h"
 
@@ -12,17 +13,27 @@ namespace {
 
 constexpr int64_t kThreadBytes = 1 << 17;  // less to copy than this is not worth waking a thread
 
-// aten_gradients, but for weight gradients that are faster tap by tap.
+// aten_gradients, but for those that are faster here.
 std::array<Tensor, 3> gradients(const Tensor& grad_y, const Tensor& input, const Tensor& weight,
                                 const ConvOptions& o, ConvMask wanted, bool channels_last) {
-  if (!wanted.weight || !gradient_by_taps(grad_y, input, weight, o, channels_last))
-    return aten_gradients(grad_y, input, weight, o, wanted, channels_last);
-  std::array<Tensor, 3> all{nothing(input), nothing(weight), nothing(weight)};
-  const ConvMask others{wanted.input, false, wanted.bias};
-  if (others.input || others.bias)
-    all = aten_gradients(grad_y, input, weight, o, others, channels_last);
-  const Tensor grad = weight_gradient_by_taps(grad_y, input, weight, o);
-  all[1] = dense(grad, is_channels_last(weight));
+  std::array<Tensor, 3> own{nothing(input), nothing(weight), nothing(weight)};
+  ConvMask others = wanted;
+  if (wanted.input && channels_last) {
+    const ConvOptions adjoint = adjoint_options(o, weight);
+    if (pixel_packing(grad_y, weight, adjoint, true) == Packing::kWinograd) {
+      own[0] = pixel_convolution(grad_y, pack_pixels(weight, Packing::kWinograd, true), {}, {},
+                                 adjoint.padding, o.dilation, false);
+      others.input = false;
+    }
+  }
+  if (wanted.weight && gradient_by_taps(grad_y, input, weight, o, channels_last)) {
+    own[1] = dense(weight_gradient_by_taps(grad_y, input, weight, o), is_channels_last(weight));
+    others.weight = false;
+  }
+  if (!others.input && !others.weight && !others.bias) return own;
+  std::array<Tensor, 3> all = aten_gradients(grad_y, input, weight, o, others, channels_last);
+  if (wanted.input && !others.input) all[0] = own[0];
+  if (wanted.weight && !others.weight) all[1] = own[1];
   return all;
 }
 
@@ -72,6 +83,9 @@ Tensor conv_input(const Tensor& x, const OptionalTensor& skip, const Prologue& p
 
 Tensor aten_convolution(const Tensor& input_, const Tensor& weight_, const OptionalTensor& bias,
                         const ConvOptions& o, bool channels_last) {
+  if (channels_last && pixel_packing(input_, weight_, o, true) == Packing::kWinograd)
+    return pixel_convolution(input_, pack_pixels(weight_, Packing::kWinograd, false), bias, {},
+                             o.padding, o.dilation, false);
   const Tensor input = padded(input_, o);
   // ATen lets a channels_last weight decide the layout of the output; here x decides
   const Tensor weight = channels_last ? weight_ : dense(weight_, false);

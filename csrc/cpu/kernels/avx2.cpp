@@ -12,6 +12,7 @@ const Isa avx2_isa = {
     avx2::labels_from<uint8_t>,
     avx2::labels_to_uint8,
     avx2::conv_table(),
+    avx2::pixel_table(),
     avx2::table<float>(),
     avx2::table<double>()};
 }  // namespace colorseg::cpu

@@ -18,6 +18,7 @@ const Isa avx512_isa = {"avx512",
                         avx512::labels_from<uint8_t>,
                         avx512::labels_to_uint8,
                         avx512::conv_table(),
+                        avx512::pixel_table(),
                         avx512::table<float>(),
                         avx512::table<double>()};
 }  // namespace colorseg::cpu

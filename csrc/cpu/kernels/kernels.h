@@ -120,6 +120,64 @@ struct Kernels {
                                      int64_t selected, const T* inside, const T* outside, T* grad);
 };
 
+// Where the weight of (out, in, tap) lies.
+struct WeightView {
+  const float* data;
+  int64_t out_channels, out_stride, in_channels, in_stride, tap_stride;
+  const float* at(int64_t out, int64_t in) const {
+    return data + out * out_stride + in * in_stride;
+  }
+};
+
+// out = relu(in * weights + bias + residual), of [rows][channels] with channels side by side.
+// Weights are packed; bias and residual, which lies as out does, may be null.
+struct PanelProduct {
+  const float* in;
+  int64_t in_stride, rows, in_channels;
+  const float* weights;
+  int64_t out_channels;
+  float* out;
+  int64_t out_stride;
+  const float *bias, *residual;
+  bool relu;
+};
+
+// A 3x3 convolution of maps in channels_last.  Squares of 2 x 2 outputs, as far apart as the
+// dilation, begin at rows x columns of each image.
+struct PixelWinograd {
+  const float *x, *weights;
+  float* y;
+  const float *bias, *residual;  // as in PanelProduct
+  bool relu;
+  int64_t in_channels, out_channels;
+  const int64_t *x_size, *y_size, *padding, *dilation;
+  const int32_t *rows, *columns;
+  int64_t square_rows, square_columns;
+};
+
+// The gradient of one tap's weights, [y_channels][x_channels] with rows out_stride apart: the sum
+// over pairs of pixels, whose numbers are given, of the product of their channels.
+struct WeightGradient {
+  const float *y, *x;
+  int64_t y_channels, x_channels, pixels;
+  const int32_t *of_y, *of_x;
+  float* out;
+  int64_t out_stride;
+};
+
+// Convolutions of maps in channels_last, see panels.h; numbers of channels are multiples of panel.
+struct PixelKernels {
+  int64_t panel;
+  void (*pack_panel)(const WeightView&, int64_t panel, float* packed);
+  void (*multiply_panels)(const PanelProduct&);
+  void (*pack_winograd)(const WeightView&, int64_t panel, float* packed);
+  int64_t (*winograd_scratch)(int64_t squares, int64_t in_channels, int64_t out_channels);
+  void (*winograd)(const PixelWinograd&, int64_t first, int64_t count, float* scratch);
+  int64_t (*gradient_scratch)(int64_t y_channels);
+  // adds to the rows [first, last)
+  void (*gradient)(const WeightGradient&, int64_t first, int64_t last, float* scratch);
+};
+
 // Convolutions on flat maps, see geometry.h, in float32.
 struct ConvKernels {
   // the weight of (out, in, k) lies at out * out_stride + in * in_stride + k
@@ -196,6 +254,7 @@ struct Isa {
                                int64_t ignore, int32_t* labels);
   void (*labels_to_uint8)(int64_t pixels, const int32_t* labels, uint8_t* bytes);  // -1 is 255
   ConvKernels conv;
+  PixelKernels pixels;
   Kernels<float> f32;
   Kernels<double> f64;
 };

@@ -12,6 +12,7 @@ const Isa scalar_isa = {"scalar",
                         scalar::labels_from<uint8_t>,
                         scalar::labels_to_uint8,
                         scalar::conv_table(),
+                        scalar::pixel_table(),
                         scalar::table<float>(),
                         scalar::table<double>()};
 }  // namespace colorseg::cpu

@@ -6,6 +6,8 @@
 #include "nearest_color.h"
 #include "normalize.h"
 #include "peak.h"
+#include "pixel_gradient.h"
+#include "pixel_winograd.h"
 #include "place.h"
 #include "resample.h"
 #include "soft_iou_loss.h"
@@ -55,6 +57,17 @@ constexpr ConvKernels conv_table() {
           box_sums,
           add,
           sum};
+}
+
+constexpr PixelKernels pixel_table() {
+  return {kPanel,
+          pack_panel,
+          multiply_panels,
+          pack_pixel_winograd,
+          pixel_winograd_scratch,
+          pixel_winograd,
+          pixel_gradient_scratch,
+          pixel_gradient};
 }
 
 }  // namespace colorseg::cpu::COLORSEG_ISA

@@ -1,0 +1,221 @@
+#include "pixel_conv2d.h"
+
+namespace colorseg::cpu {
+namespace {
+
+constexpr int64_t kMostRows = 144;  // pixels or squares at a time: their maps stay in the caches
+constexpr int64_t kMostScratch = 10 << 18;  // floats of a thread's transformed patches and products
+// Winograd's transforms cost as much as so many products, which few channels would not pay for.
+constexpr double kTransforms = 1.2;
+constexpr int64_t kLeastChannels = 64, kLeastPixels = 1600;  // pixels: to pack weights for once
+
+// Where pairs of lines begin, of maps that are as far apart as the dilation.
+std::vector<int32_t> pairs_of_lines(int64_t size, int64_t dilation) {
+  std::vector<int32_t> first;
+  for (int64_t phase = 0; phase < std::min(dilation, size); ++phase) {
+    for (int64_t line = phase; line < size; line += 2 * dilation)
+      first.push_back(static_cast<int32_t>(line));
+  }
+  return first;
+}
+
+// How many products along an axis of 3 taps meet a line of x.
+int64_t live_products(int64_t y_size, int64_t x_size, int64_t padding, int64_t dilation) {
+  int64_t live = 0;
+  for (int64_t tap = 0; tap < 3; ++tap) {
+    const int64_t shift = tap * dilation - padding;
+    live += std::max<int64_t>(0, std::min(y_size, x_size - shift) - std::max<int64_t>(0, -shift));
+  }
+  return live;
+}
+
+bool winograd_wins(const Tensor& x, const ConvOptions& o) {
+  double live = 1, products = kTransforms;
+  for (int axis = 0; axis < 2; ++axis) {
+    const int64_t size = x.size(2 + axis), y_size = conv_output_size(size, 3, axis, o);
+    live *= double(live_products(y_size, size, o.padding[2 * axis], o.dilation[axis]));
+    products *= 4 * double(pairs_of_lines(y_size, o.dilation[axis]).size());
+  }
+  return products < live;
+}
+
+// Calls body(first, count) for parts of nearly the same size, as many for each thread.
+template <typename Body>
+void for_each_part(int64_t rows, int64_t most, const Body& body) {
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t parts = std::min(rows, threads * ((rows + threads * most - 1) / (threads * most)));
+  torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      body(i * rows / parts, (i + 1) * rows / parts - i * rows / parts);
+  });
+}
+
+Ints output_sizes(const Tensor& x, const Tensor& packed, const Ints& padding,
+                  const Ints& dilation) {
+  const ConvOptions o{{1, 1}, padding, dilation, 1, false, {0, 0}};
+  const int64_t kernel = packed.dim() == 4 ? 3 : 1;
+  return {x.size(0), packed.size(-3) * packed.size(-1), conv_output_size(x.size(2), kernel, 0, o),
+          conv_output_size(x.size(3), kernel, 1, o)};
+}
+
+float* scratch_of(int64_t count) {
+  thread_local std::vector<float> storage;
+  if (storage.size() < static_cast<size_t>(count)) storage.resize(count);
+  return storage.data();
+}
+
+void winograd(const Tensor& x, const Tensor& packed, const float* bias, const float* residual,
+              const Ints& padding, const Ints& dilation, bool relu, Tensor& y) {
+  const PixelKernels& kernels = isa().pixels;
+  const int64_t x_size[2] = {x.size(2), x.size(3)}, y_size[2] = {y.size(2), y.size(3)};
+  const int64_t before[2] = {padding[0], padding[2]};
+  const std::vector<int32_t> rows = pairs_of_lines(y_size[0], dilation[0]);
+  const std::vector<int32_t> columns = pairs_of_lines(y_size[1], dilation[1]);
+  const PixelWinograd w{x.const_data_ptr<float>(),
+                        packed.const_data_ptr<float>(),
+                        y.mutable_data_ptr<float>(),
+                        bias,
+                        residual,
+                        relu,
+                        x.size(1),
+                        y.size(1),
+                        x_size,
+                        y_size,
+                        before,
+                        dilation.data(),
+                        rows.data(),
+                        columns.data(),
+                        static_cast<int64_t>(rows.size()),
+                        static_cast<int64_t>(columns.size())};
+  const auto scratch = [&](int64_t squares) {
+    return kernels.winograd_scratch(squares, w.in_channels, w.out_channels);
+  };
+  const int64_t most = std::clamp<int64_t>(kMostScratch / scratch(1), 12, kMostRows);
+  for_each_part(x.size(0) * w.square_rows * w.square_columns, most,
+                [&](int64_t first, int64_t count) {
+                  kernels.winograd(w, first, count, scratch_of(scratch(count)));
+                });
+}
+
+}  // namespace
+
+Packing pixel_packing(const Tensor& x, const Tensor& weight, const ConvOptions& o, bool each_call) {
+  const int64_t panel = isa().pixels.panel, height = weight.size(2), width = weight.size(3);
+  const bool fits = x.scalar_type() == ScalarType::Float &&
+                    weight.scalar_type() == ScalarType::Float && o.groups == 1 && !o.transposed &&
+                    o.stride[0] == 1 && o.stride[1] == 1 && x.numel() > 0 &&
+                    weight.size(0) % panel == 0 && weight.size(1) % panel == 0;
+  if (!fits || (each_call && x.numel() / x.size(1) < kLeastPixels)) return Packing::kNone;
+  if (height == 1 && width == 1) {
+    const bool inside = std::all_of(o.padding.begin(), o.padding.end(), [](auto p) { return !p; });
+    return inside ? Packing::kPanels : Packing::kNone;
+  }
+  const bool many = std::min(weight.size(0), weight.size(1)) >= kLeastChannels;
+  return height == 3 && width == 3 && many && winograd_wins(x, o) ? Packing::kWinograd
+                                                                  : Packing::kNone;
+}
+
+ConvOptions adjoint_options(const ConvOptions& o, const Tensor& weight) {
+  ConvOptions adjoint = o;
+  for (int side = 0; side < 4; ++side)
+    adjoint.padding[side] =
+        o.dilation[side / 2] * (weight.size(2 + side / 2) - 1) - o.padding[side];
+  return adjoint;
+}
+
+Tensor pack_pixels(const Tensor& weight_, Packing packing, bool adjoint) {
+  const Tensor weight = is_channels_last(weight_) ? weight_ : dense(weight_, false);
+  const PixelKernels& kernels = isa().pixels;
+  const int64_t taps = weight.size(2) * weight.size(3), tap = weight.stride(3);
+  WeightView view{weight.const_data_ptr<float>(),
+                  weight.size(0),
+                  weight.stride(0),
+                  weight.size(1),
+                  weight.stride(1),
+                  tap};
+  if (adjoint) {
+    std::swap(view.out_channels, view.in_channels), std::swap(view.out_stride, view.in_stride);
+    view.data += (taps - 1) * tap, view.tap_stride = -tap;
+  }
+  const int64_t panels = view.out_channels / kernels.panel;
+  Ints sizes{panels, view.in_channels, kernels.panel};
+  if (packing == Packing::kWinograd) sizes.insert(sizes.begin(), 16);
+  Tensor packed = new_tensor(weight, sizes, ScalarType::Float);
+  auto* to = packed.mutable_data_ptr<float>();
+  torch::stable::parallel_for(0, panels, 1, [&](int64_t begin, int64_t end) {
+    const auto pack = packing == Packing::kWinograd ? kernels.pack_winograd : kernels.pack_panel;
+    for (int64_t i = begin; i < end; ++i) pack(view, i, to);
+  });
+  return packed;
+}
+
+Tensor pixel_convolution(const Tensor& x, const Tensor& packed, const OptionalTensor& bias_,
+                         const OptionalTensor& residual, const Ints& padding, const Ints& dilation,
+                         bool relu) {
+  const bool winograds = packed.dim() == 4;
+  const int64_t in = packed.size(-2), out = packed.size(-3) * packed.size(-1);
+  Tensor y = new_tensor(x, output_sizes(x, packed, padding, dilation), ScalarType::Float, true);
+  const OptionalTensor held = bias_ ? OptionalTensor(torch::stable::contiguous(*bias_)) : bias_;
+  const float* bias = held ? held->const_data_ptr<float>() : nullptr;
+  const float* joined = residual ? residual->const_data_ptr<float>() : nullptr;
+  if (winograds) {
+    winograd(x, packed, bias, joined, padding, dilation, relu, y);
+    return y;
+  }
+  const auto* from = x.const_data_ptr<float>();
+  auto* to = y.mutable_data_ptr<float>();
+  const auto* weights = packed.const_data_ptr<float>();
+  for_each_part(x.size(0) * x.size(2) * x.size(3), kMostRows, [&](int64_t first, int64_t count) {
+    isa().pixels.multiply_panels({from + first * in, in, count, in, weights, out, to + first * out,
+                                  out, bias, joined ? joined + first * out : nullptr, relu});
+  });
+  return y;
+}
+
+namespace {
+
+int64_t conv2d_packing(const Tensor& x, const Tensor& weight, const Ints& stride,
+                       const Ints& padding, const Ints& dilation, int64_t groups) {
+  return static_cast<int64_t>(
+      pixel_packing(x, weight, {stride, padding, dilation, groups, false, {0, 0}}, false));
+}
+
+Tensor pack_conv2d(const Tensor& weight, int64_t packing) {
+  const int64_t panel = isa().pixels.panel, taps = weight.size(2) * weight.size(3);
+  const auto kind = static_cast<Packing>(packing);
+  COLORSEG_CHECK(
+      ((kind == Packing::kPanels && taps == 1) || (kind == Packing::kWinograd && taps == 9)) &&
+          weight.scalar_type() == ScalarType::Float && weight.size(0) % panel == 0 &&
+          weight.size(1) % panel == 0,
+      "pack_conv2d needs a weight and what conv2d_packing says of it");
+  return pack_pixels(weight, kind, false);
+}
+
+Tensor packed_conv2d(const Tensor& x, const Tensor& packed, const OptionalTensor& bias,
+                     const OptionalTensor& residual, const Ints& padding, const Ints& dilation,
+                     bool relu) {
+  COLORSEG_CHECK(x.dim() == 4 && (packed.dim() == 3 || packed.dim() == 4) &&
+                     x.scalar_type() == ScalarType::Float && packed.is_contiguous() &&
+                     packed.size(-1) == isa().pixels.panel && packed.size(-2) == x.size(1),
+                 "packed_conv2d needs what pack_conv2d made for such an x");
+  COLORSEG_CHECK(padding.size() == 4 && dilation.size() == 2, "padding has 4, dilation 2 numbers");
+  const int64_t out = packed.size(-3) * packed.size(-1);
+  const auto fits = [&](const OptionalTensor& t, const Ints& sizes) {
+    return !t || (t->scalar_type() == ScalarType::Float && sizes_of(*t) == sizes);
+  };
+  COLORSEG_CHECK(fits(bias, {out}), "the bias does not fit");
+  COLORSEG_CHECK(fits(residual, output_sizes(x, packed, padding, dilation)),
+                 "the residual does not fit");
+  return pixel_convolution(dense(x, true), packed, bias,
+                           residual ? OptionalTensor(dense(*residual, true)) : residual, padding,
+                           dilation, relu);
+}
+
+}  // namespace
+}  // namespace colorseg::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(colorseg, CPU, m) {
+  m.impl("conv2d_packing", TORCH_BOX(&colorseg::cpu::conv2d_packing));
+  m.impl("pack_conv2d", TORCH_BOX(&colorseg::cpu::pack_conv2d));
+  m.impl("packed_conv2d", TORCH_BOX(&colorseg::cpu::packed_conv2d));
+}

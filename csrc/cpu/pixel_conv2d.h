@@ -1,0 +1,26 @@
+// The library's own convolutions of float32 maps in channels_last with many channels, as products
+// of pixels by packed weights: 1x1 kernels with what follows them, and Winograd's products for 3x3
+// kernels, dilated ones too.
+#pragma once
+#include "../conv2d.h"
+#include "kernels/kernels.h"
+
+namespace colorseg::cpu {
+
+enum class Packing { kNone, kPanels, kWinograd };
+
+// The one that is faster than ATen's convolution, if any.  each_call: with the packing.
+Packing pixel_packing(const Tensor& x, const Tensor& weight, const ConvOptions& o, bool each_call);
+
+// Of the convolution that makes the data gradient, whose stride is 1.
+ConvOptions adjoint_options(const ConvOptions& o, const Tensor& weight);
+
+// [panel][input][channel], of Winograd's 16 products in front; adjoint: of the data gradient.
+Tensor pack_pixels(const Tensor& weight, Packing packing, bool adjoint);
+
+// relu(conv(x) + bias + residual) of a map in channels_last.
+Tensor pixel_convolution(const Tensor& x, const Tensor& packed, const OptionalTensor& bias,
+                         const OptionalTensor& residual, const Ints& padding, const Ints& dilation,
+                         bool relu);
+
+}  // namespace colorseg::cpu
