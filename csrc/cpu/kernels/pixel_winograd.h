@@ -78,7 +78,8 @@ inline void transform_patch(const float* const* at, int64_t channels, float* v, 
   }
 }
 
-// A^T m A of one square, to those of its 4 places that are not null.
+// A^T m A of one square, to those of its 4 places that are not null.  Products that were left out
+// (see Order) go into no other place.
 inline void transform_square(const PixelWinograd& w, const float* m, int64_t step,
                              float* const* at) {
   for (int64_t c = 0; c < w.out_channels; c += kWidth) {
