@@ -3,6 +3,8 @@
 Channels are multiples of 32, or ATen would convolve.  Winograd's products begin at 1600 pixels.
 """
 
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from conftest import assert_close
 from parity import check_parity, gradients, lay_out, leaf
 
 from colorseg import ops, reference
+from colorseg.nn.folded import FoldedConv2d
 
 pytestmark = pytest.mark.cpu_only
 _C = torch.ops.colorseg
@@ -136,6 +139,18 @@ def test_packed_keeps_nan():
     y = packed(x, torch.ones(64, 64, 1, 1), None, None)
     assert y.isnan().sum() == 64
     assert y[0, :, 2, 2].isnan().all()
+
+
+def test_a_pickle_forgets_what_suits_this_machine():
+    x = lay_out(torch.randn(1, 64, 5, 6), "channels_last")
+    conv = FoldedConv2d(torch.nn.Conv2d(64, 64, 1), torch.nn.BatchNorm2d(64), torch.float32)
+    with torch.no_grad():
+        want = conv(x)
+        assert conv._own
+        read = pickle.loads(pickle.dumps(conv))
+        assert not read._own
+        assert not read._packings
+        assert torch.equal(read(x), want)
 
 
 def test_threads_give_the_same_bits():

@@ -51,8 +51,8 @@ class FoldedConv2d(nn.Module):
         self._own: dict[int, Tensor] = {}  # of packings
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the packed weight, which neither copies nor pickles."""
-        return {**self.__dict__, "_packed": None, "_own": {}}
+        """Without packed weights, which neither copy nor pickle, and what suits this machine."""
+        return {**self.__dict__, "_packed": None, "_packings": {}, "_own": {}}
 
     def train(self, mode: bool = True) -> "FoldedConv2d":
         """Stay in eval mode; there is no other."""
