@@ -142,8 +142,8 @@ def _(gradient, *rest):  # type: ignore[no-untyped-def]
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     logits, target, *options, ignore_index, weight, ctx.reduction, keep = inputs
-    # the kernel of the CPU keeps slopes in a map of two channels
-    ctx.in_place = ctx.eager and keep and 0 < 2 * output[2][:1].numel() == output[2].stride(0)
+    # the kernel of the CPU keeps slopes of two classes in a map like the logits
+    ctx.in_place = ctx.eager and keep and 0 < logits.shape[1:].numel() == output[2].stride(0)
     ctx.slopes = output[2] if ctx.in_place else None
     if keep and not ctx.in_place:
         target, ignore_index = output[2], 255

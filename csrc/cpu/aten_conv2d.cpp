@@ -16,24 +16,20 @@ constexpr int64_t kThreadBytes = 1 << 17;  // less to copy than this is not wort
 // aten_gradients, but for those that are faster here.
 std::array<Tensor, 3> gradients(const Tensor& grad_y, const Tensor& input, const Tensor& weight,
                                 const ConvOptions& o, ConvMask wanted, bool channels_last) {
-  std::array<Tensor, 3> own{nothing(input), nothing(weight), nothing(weight)};
-  ConvMask others = wanted;
-  if (wanted.input && channels_last) {
-    const ConvOptions adjoint = adjoint_options(o, weight);
-    if (pixel_packing(grad_y, weight, adjoint, true) == Packing::kWinograd) {
-      own[0] = pixel_convolution(grad_y, pack_pixels(weight, Packing::kWinograd, true), {}, {},
-                                 adjoint.padding, o.dilation, false);
-      others.input = false;
-    }
-  }
-  if (wanted.weight && gradient_by_taps(grad_y, input, weight, o, channels_last)) {
-    own[1] = dense(weight_gradient_by_taps(grad_y, input, weight, o), is_channels_last(weight));
-    others.weight = false;
-  }
-  if (!others.input && !others.weight && !others.bias) return own;
-  std::array<Tensor, 3> all = aten_gradients(grad_y, input, weight, o, others, channels_last);
-  if (wanted.input && !others.input) all[0] = own[0];
-  if (wanted.weight && !others.weight) all[1] = own[1];
+  const ConvOptions adjoint = adjoint_options(o, weight);
+  const bool own_input = wanted.input && channels_last &&
+                         pixel_packing(grad_y, weight, adjoint, true) == Packing::kWinograd;
+  const bool own_weight =
+      wanted.weight && gradient_by_taps(grad_y, input, weight, o, channels_last);
+  const ConvMask others{wanted.input && !own_input, wanted.weight && !own_weight, wanted.bias};
+  std::array<Tensor, 3> all{nothing(input), nothing(weight), nothing(weight)};
+  if (others.input || others.weight || others.bias)
+    all = aten_gradients(grad_y, input, weight, o, others, channels_last);
+  if (own_input)
+    all[0] = pixel_convolution(grad_y, pack_pixels(weight, Packing::kWinograd, true), {}, {},
+                               adjoint.padding, o.dilation, false);
+  if (own_weight)
+    all[1] = dense(weight_gradient_by_taps(grad_y, input, weight, o), is_channels_last(weight));
   return all;
 }
 

@@ -1,5 +1,6 @@
 // ATen's convolution with our prologue and skip around it: for the dtypes, layouts and shapes that
-// the library's own (convolve.h) leaves to it.
+// the library's own for flat maps (convolve.h) leaves to it.  Where that for channels_last
+// (pixel_conv2d.h, weight_gradient.h) is faster, it takes ATen's place.
 #pragma once
 #include "../aten_convolution.h"
 

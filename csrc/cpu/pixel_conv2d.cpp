@@ -19,21 +19,14 @@ std::vector<int32_t> pairs_of_lines(int64_t size, int64_t dilation) {
   return first;
 }
 
-// How many products along an axis of 3 taps meet a line of x.
-int64_t live_products(int64_t y_size, int64_t x_size, int64_t padding, int64_t dilation) {
-  int64_t live = 0;
-  for (int64_t tap = 0; tap < 3; ++tap) {
-    const int64_t shift = tap * dilation - padding;
-    live += std::max<int64_t>(0, std::min(y_size, x_size - shift) - std::max<int64_t>(0, -shift));
-  }
-  return live;
-}
-
 bool winograd_wins(const Tensor& x, const ConvOptions& o) {
-  double live = 1, products = kTransforms;
+  double live = 1, products = kTransforms;  // live: those that meet a line of x
   for (int axis = 0; axis < 2; ++axis) {
     const int64_t size = x.size(2 + axis), y_size = conv_output_size(size, 3, axis, o);
-    live *= double(live_products(y_size, size, o.padding[2 * axis], o.dilation[axis]));
+    int64_t lines = 0;
+    for (int64_t tap = 0; tap < 3; ++tap)
+      lines += connected_lines(y_size, size, tap, axis, o).count();
+    live *= double(lines);
     products *= 4 * double(pairs_of_lines(y_size, o.dilation[axis]).size());
   }
   return products < live;
@@ -56,12 +49,6 @@ Ints output_sizes(const Tensor& x, const Tensor& packed, const Ints& padding,
   const int64_t kernel = packed.dim() == 4 ? 3 : 1;
   return {x.size(0), packed.size(-3) * packed.size(-1), conv_output_size(x.size(2), kernel, 0, o),
           conv_output_size(x.size(3), kernel, 1, o)};
-}
-
-float* scratch_of(int64_t count) {
-  thread_local std::vector<float> storage;
-  if (storage.size() < static_cast<size_t>(count)) storage.resize(count);
-  return storage.data();
 }
 
 void winograd(const Tensor& x, const Tensor& packed, const float* bias, const float* residual,
@@ -93,19 +80,35 @@ void winograd(const Tensor& x, const Tensor& packed, const float* bias, const fl
   const int64_t most = std::clamp<int64_t>(kMostScratch / scratch(1), 12, kMostRows);
   for_each_part(x.size(0) * w.square_rows * w.square_columns, most,
                 [&](int64_t first, int64_t count) {
-                  kernels.winograd(w, first, count, scratch_of(scratch(count)));
+                  kernels.winograd(w, first, count, thread_scratch(scratch(count)));
                 });
 }
 
 }  // namespace
 
+bool fits_panels(const Tensor& x, const Tensor& weight, const ConvOptions& o) {
+  const int64_t panel = isa().pixels.panel;
+  return x.scalar_type() == ScalarType::Float && weight.scalar_type() == ScalarType::Float &&
+         o.groups == 1 && !o.transposed && o.stride[0] == 1 && o.stride[1] == 1 && x.numel() > 0 &&
+         weight.size(0) % panel == 0 && weight.size(1) % panel == 0;
+}
+
+Connected connected_lines(int64_t y_size, int64_t x_size, int64_t tap, int axis,
+                          const ConvOptions& o) {
+  const int64_t shift = tap * o.dilation[axis] - o.padding[2 * axis];
+  return {std::max<int64_t>(0, -shift), std::min(y_size, x_size - shift), shift};
+}
+
+float* thread_scratch(int64_t count) {
+  thread_local std::vector<float> storage;
+  if (storage.size() < static_cast<size_t>(count)) storage.resize(count);
+  return storage.data();
+}
+
 Packing pixel_packing(const Tensor& x, const Tensor& weight, const ConvOptions& o, bool each_call) {
-  const int64_t panel = isa().pixels.panel, height = weight.size(2), width = weight.size(3);
-  const bool fits = x.scalar_type() == ScalarType::Float &&
-                    weight.scalar_type() == ScalarType::Float && o.groups == 1 && !o.transposed &&
-                    o.stride[0] == 1 && o.stride[1] == 1 && x.numel() > 0 &&
-                    weight.size(0) % panel == 0 && weight.size(1) % panel == 0;
-  if (!fits || (each_call && x.numel() / x.size(1) < kLeastPixels)) return Packing::kNone;
+  const int64_t height = weight.size(2), width = weight.size(3);
+  if (!fits_panels(x, weight, o) || (each_call && x.numel() / x.size(1) < kLeastPixels))
+    return Packing::kNone;
   if (height == 1 && width == 1) {
     const bool inside = std::all_of(o.padding.begin(), o.padding.end(), [](auto p) { return !p; });
     return inside ? Packing::kPanels : Packing::kNone;

@@ -2,10 +2,28 @@
 // of pixels by packed weights: 1x1 kernels with what follows them, and Winograd's products for 3x3
 // kernels, dilated ones too.
 #pragma once
+#include <algorithm>
+
 #include "../conv2d.h"
 #include "kernels/kernels.h"
 
 namespace colorseg::cpu {
+
+// Whether the kernels fit: float32, stride 1, and numbers of channels that are multiples of a
+// panel.
+bool fits_panels(const Tensor& x, const Tensor& weight, const ConvOptions& o);
+
+// Along one axis, the lines [first, last) of y that a tap connects with lines of x, which are
+// `shift` further.
+struct Connected {
+  int64_t first, last, shift;
+  int64_t count() const { return std::max<int64_t>(0, last - first); }
+};
+Connected connected_lines(int64_t y_size, int64_t x_size, int64_t tap, int axis,
+                          const ConvOptions& o);
+
+// Memory of this thread until the next call, uninitialized.
+float* thread_scratch(int64_t count);
 
 enum class Packing { kNone, kPanels, kWinograd };
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "kernels/kernels.h"
+#include "pixel_conv2d.h"
 
 namespace colorseg::cpu {
 namespace {
@@ -15,16 +15,14 @@ struct Pairs {
 };
 
 Pairs pairs_of(const Tensor& y, const Tensor& x, int64_t i, int64_t j, const ConvOptions& o) {
-  const int64_t down = i * o.dilation[0] - o.padding[0], right = j * o.dilation[1] - o.padding[2];
-  const int64_t first_row = std::max<int64_t>(0, -down), first = std::max<int64_t>(0, -right);
-  const int64_t last_row = std::min(y.size(2), x.size(2) - down);
-  const int64_t last = std::min(y.size(3), x.size(3) - right);
+  const Connected rows = connected_lines(y.size(2), x.size(2), i, 0, o);
+  const Connected columns = connected_lines(y.size(3), x.size(3), j, 1, o);
   Pairs pairs;
   for (int64_t n = 0; n < y.size(0); ++n) {
-    for (int64_t row = first_row; row < last_row; ++row) {
+    for (int64_t row = rows.first; row < rows.last; ++row) {
       const int64_t of_y = (n * y.size(2) + row) * y.size(3);
-      const int64_t of_x = (n * x.size(2) + row + down) * x.size(3) + right;
-      for (int64_t column = first; column < last; ++column) {
+      const int64_t of_x = (n * x.size(2) + row + rows.shift) * x.size(3) + columns.shift;
+      for (int64_t column = columns.first; column < columns.last; ++column) {
         pairs.y.push_back(static_cast<int32_t>(of_y + column));
         pairs.x.push_back(static_cast<int32_t>(of_x + column));
       }
@@ -37,9 +35,7 @@ Pairs pairs_of(const Tensor& y, const Tensor& x, int64_t i, int64_t j, const Con
 
 bool gradient_by_taps(const Tensor& grad_y, const Tensor& x, const Tensor& weight,
                       const ConvOptions& o, bool channels_last) {
-  return channels_last && x.scalar_type() == ScalarType::Float && o.groups == 1 && !o.transposed &&
-         o.stride[0] == 1 && o.stride[1] == 1 && grad_y.numel() > 0 &&
-         x.size(1) % isa().pixels.panel == 0 && grad_y.size(1) % isa().pixels.panel == 0 &&
+  return channels_last && fits_panels(x, weight, o) && grad_y.numel() > 0 &&
          weight.size(0) * weight.size(1) >= kLeastWeights &&
          std::max(x.numel() / x.size(1), grad_y.numel() / grad_y.size(1)) <= INT32_MAX;
 }
@@ -66,10 +62,10 @@ Tensor weight_gradient_by_taps(const Tensor& grad_y, const Tensor& x, const Tens
                            taps * in};
     torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
       const int64_t first = begin * panels / parts * panel, last = end * panels / parts * panel;
-      std::vector<float> scratch(isa().pixels.gradient_scratch(last - first));
       for (int64_t row = first; row < last; ++row)
         std::fill_n(g.out + row * g.out_stride, in, 0.0f);
-      isa().pixels.gradient(g, first, last, scratch.data());
+      isa().pixels.gradient(g, first, last,
+                            thread_scratch(isa().pixels.gradient_scratch(last - first)));
     });
   }
   return grad;

@@ -10,18 +10,6 @@
 
 namespace colorseg::cpu::COLORSEG_ISA {
 
-// One line of G g, of B^T d and of A^T m; values lie `step` apart.
-inline void kernel_line(Vector a, Vector b, Vector c, Vector* u, int64_t step) {
-  u[0] = a, u[step] = 0.5f * (a + b + c), u[2 * step] = 0.5f * (a - b + c), u[3 * step] = c;
-}
-inline void patch_line(const Vector* d, Vector* t, int64_t step) {
-  const Vector a = d[0], b = d[step], c = d[2 * step], e = d[3 * step];
-  t[0] = a - c, t[step] = b + c, t[2 * step] = c - b, t[3 * step] = b - e;
-}
-inline void square_line(const Vector* m, int64_t step, Vector& even, Vector& odd) {
-  even = m[0] + m[step] + m[2 * step], odd = m[step] - m[2 * step] - m[3 * step];
-}
-
 // One panel of transformed weights, of [16][panel][input][channel].
 inline void pack_pixel_winograd(const WeightView& w, int64_t panel, float* packed) {
   packed += panel * w.in_channels * kPanel;
@@ -70,9 +58,10 @@ inline void transform_patch(const float* const* at, int64_t channels, float* v, 
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) d[i] = load(at[i] + c);
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) patch_line(d + j, t + j, 4);
+    for (int j = 0; j < 4; ++j) patch_line(d[j], d[4 + j], d[8 + j], d[12 + j], t + j, 4);
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) patch_line(t + 4 * i, d + 4 * i, 1);
+    for (int i = 0; i < 4; ++i)
+      patch_line(t[4 * i], t[4 * i + 1], t[4 * i + 2], t[4 * i + 3], d + 4 * i, 1);
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) store(v + i * step + c, d[i]);
   }
@@ -83,13 +72,13 @@ inline void transform_patch(const float* const* at, int64_t channels, float* v, 
 inline void transform_square(const PixelWinograd& w, const float* m, int64_t step,
                              float* const* at) {
   for (int64_t c = 0; c < w.out_channels; c += kWidth) {
-    Vector v[16], line[2][4], y[4];
+    Vector v[16], lines[2][4], y[4];
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) v[i] = load(m + i * step + c);
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) square_line(v + j, 4, line[0][j], line[1][j]);
-    square_line(line[0], 1, y[0], y[1]);
-    square_line(line[1], 1, y[2], y[3]);
+    for (int j = 0; j < 4; ++j) square_line(v[j], v[4 + j], v[8 + j], v[12 + j], &lines[0][j], 4);
+    for (int i = 0; i < 2; ++i)
+      square_line(lines[i][0], lines[i][1], lines[i][2], lines[i][3], y + 2 * i, 1);
     for (int i = 0; i < 4; ++i) {
       if (at[i] == nullptr) continue;
       const float* residual = w.residual ? w.residual + (at[i] - w.y) + c : nullptr;

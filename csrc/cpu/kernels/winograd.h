@@ -14,19 +14,24 @@ constexpr int64_t kTile = kVectors * kWidth;  // squares
 // are read one after the other.
 constexpr int64_t kPatches = 16 * kTile + kWidth;
 
+// One line of G g, of B^T d and of A^T m; what they make lies `step` apart.
+template <typename Float>
+inline void kernel_line(Float a, Float b, Float c, Float* u, int64_t step) {
+  u[0] = a, u[step] = 0.5f * (a + b + c), u[2 * step] = 0.5f * (a - b + c), u[3 * step] = c;
+}
+inline void patch_line(Vector a, Vector b, Vector c, Vector d, Vector* t, int64_t step) {
+  t[0] = a - c, t[step] = b + c, t[2 * step] = c - b, t[3 * step] = b - d;
+}
+inline void square_line(Vector a, Vector b, Vector c, Vector d, Vector* y, int64_t step) {
+  y[0] = a + b + c, y[step] = b - c - d;
+}
+
 // G g G^T of one 3x3 kernel, `step` apart (9 values from k on; -1 from the last one back).
 inline void transform_kernel(const float* k, int64_t step, float* u) {
   float rows[4][3];
-  for (int64_t j = 0; j < 3; ++j) {
-    const float a = k[step * j], b = k[step * (3 + j)], c = k[step * (6 + j)];
-    rows[0][j] = a, rows[1][j] = 0.5f * (a + b + c), rows[2][j] = 0.5f * (a - b + c),
-    rows[3][j] = c;
-  }
-  for (int64_t i = 0; i < 4; ++i) {
-    const float a = rows[i][0], b = rows[i][1], c = rows[i][2];
-    u[4 * i] = a, u[4 * i + 1] = 0.5f * (a + b + c), u[4 * i + 2] = 0.5f * (a - b + c),
-          u[4 * i + 3] = c;
-  }
+  for (int64_t j = 0; j < 3; ++j)
+    kernel_line(k[step * j], k[step * (3 + j)], k[step * (6 + j)], &rows[0][j], 3);
+  for (int64_t i = 0; i < 4; ++i) kernel_line(rows[i][0], rows[i][1], rows[i][2], u + 4 * i, 1);
 }
 
 // Transformed weights [block][16][input][channel]; flipped: of the data gradient.
@@ -74,7 +79,7 @@ inline void transform_row(const float* in, const Columns& at, Vector* t) {
   const Vector first[2] = {load(left), load(right)}, last[2] = {load(left + 2), load(right + 2)};
   const Vector a = even_lanes(first[0], first[1]), b = odd_lanes(first[0], first[1]),
                c = even_lanes(last[0], last[1]), d = odd_lanes(last[0], last[1]);
-  t[0] = a - c, t[1] = b + c, t[2] = c - b, t[3] = b - d;
+  patch_line(a, b, c, d, t, 1);
 }
 
 // v = B^T d B of the 4 x 4 patches d that begin at `in`, an entry every kTile floats.
@@ -84,30 +89,31 @@ inline void transform_patches(const float* in, const Columns& at, int64_t row, f
   for (int i = 0; i < 4; ++i) transform_row(in + i * row, at, t[i]);
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
-    store(v + j * kTile, t[0][j] - t[2][j]);
-    store(v + (4 + j) * kTile, t[1][j] + t[2][j]);
-    store(v + (8 + j) * kTile, t[2][j] - t[1][j]);
-    store(v + (12 + j) * kTile, t[1][j] - t[3][j]);
+    Vector column[4];
+    patch_line(t[0][j], t[1][j], t[2][j], t[3][j], column, 1);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) store(v + (4 * i + j) * kTile, column[i]);
   }
 }
 
 // The 2 x 2 squares A^T m A + bias.
 inline void transform_back(const float* m, Vector bias, float* out, const Columns& at,
                            int64_t row) {
-  Vector top[4], bottom[4];
+  Vector lines[2][4];
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
-    const Vector a = load(m + j * kTile), b = load(m + (4 + j) * kTile),
-                 c = load(m + (8 + j) * kTile), d = load(m + (12 + j) * kTile);
-    top[j] = a + b + c, bottom[j] = b - c - d;
+    square_line(load(m + j * kTile), load(m + (4 + j) * kTile), load(m + (8 + j) * kTile),
+                load(m + (12 + j) * kTile), &lines[0][j], 4);
   }
   const auto line = [&](const Vector* t, float* to) {
-    const Vector even = t[0] + t[1] + t[2] + bias, odd = t[1] - t[2] - t[3] + bias;
+    Vector y[2];
+    square_line(t[0], t[1], t[2], t[3], y, 1);
+    const Vector even = y[0] + bias, odd = y[1] + bias;
     store(to + at.right, interleave(even, odd, kWidth / 2));
     store(to + at.left, interleave(even, odd, 0));
   };
-  line(top, out);
-  line(bottom, out + row);
+  line(lines[0], out);
+  line(lines[1], out + row);
 }
 
 // Floats of scratch that winograd needs.
