@@ -91,16 +91,18 @@ def test_threads_share_a_copy(name):
 
 
 @ALL
-@pytest.mark.parametrize("n", [1, 3, 20])
-def test_same_bits_with_two_threads(name, n):
+@pytest.mark.parametrize("size", [(1, 1, 16, 12), (3, 1, 16, 12), (20, 1, 16, 12), (1, 1, 88, 132)])
+def test_same_bits_with_any_threads(name, size):
+    """Fewer pieces than threads, as many, and more; more threads than cores."""
     optimized, _ = optimized_twins(name)
-    x, before = torch.rand(n, 1, 16, 12), torch.get_num_threads()
+    x, before = torch.rand(size), torch.get_num_threads()
     results = []
-    for threads in (1, 2):
+    for threads in (1, 2, 3, 7):
         torch.set_num_threads(threads)
         results.append(optimized(x))
     torch.set_num_threads(before)
-    assert torch.equal(*results)
+    for result in results[1:]:
+        assert torch.equal(result, results[0])
 
 
 @ALL

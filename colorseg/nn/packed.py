@@ -77,7 +77,9 @@ class PackedChain(nn.Module):
             raise RuntimeError(
                 "a model optimised for inference has no gradients; use the model it was made from"
             )
-        return torch.ops.colorseg.packed_chain.default(x, self.packed, self.layers)
+        # Module.__getattr__ would take a microsecond, of some fifty for a small image
+        packed, layers = self._buffers["packed"], self._buffers["layers"]
+        return torch.ops.colorseg.packed_chain.default(x, packed, layers)
 
     def train(self, mode: bool = True) -> "PackedChain":
         """Stay in eval mode; there is no other."""

@@ -138,23 +138,28 @@ std::vector<float> pack_forward(const ConvPlan& p, const float* weight) {
   return packed;
 }
 
-void convolve(const ConvPlan& p, const Sources& sources, const float* packed, const float* bias,
-              const Finish& finish) {
+void convolve_pieces(const ConvPlan& p, const Sources& sources, const float* packed,
+                     const float* bias, const Finish& finish, FunctionRef<int64_t()> next) {
   const Geometry& g = p.geometry;
   const auto multiply = p.pairs ? pair_kernels()->multiply : isa().conv.multiply;
+  ConvScratch& s = scratch_of(p, false);
+  const FlatMap y = result_map(p, s, p.y_channels, g.y_phases());
+  for (int64_t i = next(); i >= 0; i = next()) {
+    const Piece piece = p.piece(i);
+    place_x(p, piece, sources, s.x);
+    const int64_t rows = piece.rows + (g.box && p.bands > 1 ? 1 : 0);
+    if (p.winograd)
+      isa().conv.winograd(s.x, p.patch(false), p.squares(rows), packed, bias, y, s.winograd);
+    else
+      multiply(s.x, p.taps, packed, bias, g.box, g.positions(rows), y);
+    finish(piece, PieceResult(p, piece, y, false), s);
+  }
+}
+
+void convolve(const ConvPlan& p, const Sources& sources, const float* packed, const float* bias,
+              const Finish& finish) {
   torch::stable::parallel_for(0, p.pieces, 1, [&](int64_t begin, int64_t end) {
-    ConvScratch& s = scratch_of(p, false);
-    const FlatMap y = result_map(p, s, p.y_channels, g.y_phases());
-    for (int64_t i = begin; i < end; ++i) {
-      const Piece piece = p.piece(i);
-      place_x(p, piece, sources, s.x);
-      const int64_t rows = piece.rows + (g.box && p.bands > 1 ? 1 : 0);
-      if (p.winograd)
-        isa().conv.winograd(s.x, p.patch(false), p.squares(rows), packed, bias, y, s.winograd);
-      else
-        multiply(s.x, p.taps, packed, bias, g.box, g.positions(rows), y);
-      finish(piece, PieceResult(p, piece, y, false), s);
-    }
+    convolve_pieces(p, sources, packed, bias, finish, [&] { return begin < end ? begin++ : -1; });
   });
 }
 

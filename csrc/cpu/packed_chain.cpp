@@ -6,6 +6,7 @@
 #include "packed_chain.h"
 
 #include "fused_block.h"
+#include "relay.h"
 
 namespace colorseg::cpu {
 namespace {
@@ -25,7 +26,7 @@ ConvShape shape_of_layer(const PackedLayer& l, int64_t n, int64_t height, int64_
 
 ChainPlan make_plan(const Ints& numbers, const BatchSize& size) {
   const auto [n, channels, height, width, threads, pairs] = size;
-  ChainPlan plan{{}, size, read_packed(numbers, pairs), {}, 0, 0, 0, 0};
+  ChainPlan plan{{}, size, read_packed(numbers, pairs), {}, {}, 0, 0, 0, 0, 0};
   if (pairs) plan.workspace = aligned(n * lines_of(channels, true) * height * width);  // of x
   struct Size {
     int64_t channels, height, width;
@@ -47,9 +48,10 @@ ChainPlan make_plan(const Ints& numbers, const BatchSize& size) {
     const int64_t up = l.resample == Resample::kUpsample2 ? 2 : 1;
     PlannedLayer p{
         plan_convolution(s, l.kernel[0], l.kernel[1], l.options, l.upsampled, bands, pairs),
-        s.out_height / pool, s.out_width / pool, plan.workspace};
+        s.out_height / pool, s.out_width / pool, plan.workspace, plan.weights};
     COLORSEG_CHECK(p.height > 0 && p.width > 0, "the image is too small for this network");
     plan.workspace += aligned(n * lines_of(l.y_channels, pairs) * p.height * p.width);
+    plan.weights += l.size(), plan.pieces.push_back(p.conv.pieces);
     sizes.push_back({l.y_channels, up * p.height, up * p.width});
     plan.planned.push_back(std::move(p));
   }
@@ -80,67 +82,71 @@ const ChainPlan& plan_of(const Ints& numbers, const BatchSize& size) {
   return cache[oldest] = std::move(plan);
 }
 
-// All layers for the images at x; y is theirs, too.
-void run_float_layers(const ChainPlan& plan, const float* packed, const float* x, float* y,
-                      float* maps) {
-  const auto source = [&](int64_t index, const float* const* affines) {
+// Layer i for the images at x, as the threads of a relay share it; y is theirs, too.
+void run_float_layer(const ChainPlan& plan, int64_t i, const float* packed, const float* x,
+                     float* y, float* maps, NextPiece next) {
+  const auto source = [&](int64_t index) {
     Source s;
+    if (index < 0) return s;
     if (index == 0) return s.data = x, s.channels = plan.size[1], s;
     const PackedLayer& l = plan.layers[index - 1];
-    s.data = maps + plan.planned[index - 1].offset, s.channels = l.y_channels, s.relu = l.relu;
-    if (l.keeps_affine())
-      s.scale = affines[index - 1], s.offset = affines[index - 1] + aligned(l.y_channels);
+    const PlannedLayer& p = plan.planned[index - 1];
+    s.data = maps + p.offset, s.channels = l.y_channels, s.relu = l.relu;
+    if (l.keeps_affine()) {
+      s.scale = packed + p.weights + l.bias() + aligned(l.y_channels);
+      s.offset = s.scale + aligned(l.y_channels);
+    }
     return s;
   };
-  const float* affines[64];
-  COLORSEG_CHECK(plan.layers.size() <= 64, "a chain has at most 64 layers");
-  for (size_t i = 0; i < plan.layers.size(); ++i) {
-    const PackedLayer& l = plan.layers[i];
-    const PlannedLayer& p = plan.planned[i];
-    const bool last = i + 1 == plan.layers.size(), pool = l.resample == Resample::kMaxPool2;
-    const bool up = last && l.resample == Resample::kUpsample2;
-    const float* bias = packed + l.direct_size() + l.winograd_size();
-    affines[i] = bias + aligned(l.y_channels);
-    const Sources sources{source(l.main, affines), l.skip < 0 ? Source() : source(l.skip, affines)};
-    float* const to = last && !up ? y : maps + p.offset;
-    const float one = 1, zero = 0;
-    const auto finish = [&](const Piece& piece, const PieceResult& r, ConvScratch& s) {
-      const int64_t first = pool ? r.line() / 2 : r.line();
-      const int64_t lines =
-          pool ? std::min((r.line() + r.lines()) / 2, p.height) - first : r.lines();
-      for (int64_t c = 0; c < l.y_channels && lines > 0; ++c) {
-        const Affine<float> affine{
-            &zero, l.keeps_affine() ? affines[i] + c : &one,
-            l.keeps_affine() ? affines[i] + aligned(l.y_channels) + c : &zero};
-        for (int64_t image = piece.image; image < piece.image + piece.images; ++image) {
-          float* plane = to + ((image * l.y_channels + c) * p.height + first) * p.width;
-          if (pool)
-            r.collect_pooled(image - piece.image, c, lines, s, plane);
-          else
-            r.collect(image - piece.image, c, plane);
-          if (!last) continue;
-          if (l.has_bn)
-            kernels<float>().affine_relu({lines * p.width, 1}, plane, affine, l.relu, plane);
-          if (up)
-            kernels<float>().upsample2(
-                {lines, p.width, 1, 2 * p.width}, plane,
-                y + ((image * l.y_channels + c) * p.height + first) * 4 * p.width);
-        }
+  const PackedLayer& l = plan.layers[i];
+  const PlannedLayer& p = plan.planned[i];
+  const bool last = i + 1 == plan.count(), pool = l.resample == Resample::kMaxPool2;
+  const bool up = last && l.resample == Resample::kUpsample2;
+  const float* const weights = packed + p.weights;
+  const float* const bias = weights + l.bias();
+  const float* const scale = bias + aligned(l.y_channels);
+  float* const to = last && !up ? y : maps + p.offset;
+  const float one = 1, zero = 0;
+  const auto finish = [&](const Piece& piece, const PieceResult& r, ConvScratch& s) {
+    const int64_t first = pool ? r.line() / 2 : r.line();
+    const int64_t lines = pool ? std::min((r.line() + r.lines()) / 2, p.height) - first : r.lines();
+    for (int64_t c = 0; c < l.y_channels && lines > 0; ++c) {
+      const Affine<float> affine{&zero, l.keeps_affine() ? scale + c : &one,
+                                 l.keeps_affine() ? scale + aligned(l.y_channels) + c : &zero};
+      for (int64_t image = piece.image; image < piece.image + piece.images; ++image) {
+        float* plane = to + ((image * l.y_channels + c) * p.height + first) * p.width;
+        if (pool)
+          r.collect_pooled(image - piece.image, c, lines, s, plane);
+        else
+          r.collect(image - piece.image, c, plane);
+        if (!last) continue;
+        if (l.has_bn)
+          kernels<float>().affine_relu({lines * p.width, 1}, plane, affine, l.relu, plane);
+        if (up)
+          kernels<float>().upsample2(
+              {lines, p.width, 1, 2 * p.width}, plane,
+              y + ((image * l.y_channels + c) * p.height + first) * 4 * p.width);
       }
-    };
-    convolve(p.conv, sources, p.conv.winograd ? packed + l.direct_size() : packed, bias, finish);
-    packed += l.size();
-  }
+    }
+  };
+  convolve_pieces(p.conv, {source(l.main), source(l.skip)},
+                  p.conv.winograd ? weights + l.direct_size() : weights, bias, finish, next);
 }
 
 void run_layers(const ChainPlan& plan, const float* packed, const void* x, void* y) {
   thread_local std::vector<float> workspace;
   if (static_cast<int64_t>(workspace.size()) < plan.workspace) workspace.resize(plan.workspace);
-  if (plan.size.back())
-    return run_pair_layers(plan, packed, static_cast<const uint16_t*>(x), static_cast<uint16_t*>(y),
-                           workspace.data());
-  run_float_layers(plan, packed, static_cast<const float*>(x), static_cast<float*>(y),
-                   workspace.data());
+  float* const maps = workspace.data();
+  const auto [n, channels, height, width, threads, pairs] = plan.size;
+  if (pairs) join_images(plan.size, static_cast<const uint16_t*>(x), maps);
+  const auto layer = [&](int64_t i, NextPiece next) {
+    if (plan.size.back())
+      run_pair_layer(plan, i, packed, static_cast<uint16_t*>(y), maps, next);
+    else
+      run_float_layer(plan, i, packed, static_cast<const float*>(x), static_cast<float*>(y), maps,
+                      next);
+  };
+  run_relay(plan.pieces, threads, layer);
 }
 
 Tensor packed_chain(const Tensor& x_, const Tensor& packed, const Tensor& layers) {

@@ -1,7 +1,7 @@
 // How a chain for inference is described, and the order of its packed weights.
 #pragma once
 #include "../chain.h"
-#include "conv_plan.h"
+#include "convolve.h"
 
 namespace colorseg::cpu {
 
@@ -39,6 +39,7 @@ struct PackedLayer {
   }
   // direct weights, Winograd's, bias, scale, offset
   int64_t size() const { return direct_size() + winograd_size() + 3 * aligned(y_channels); }
+  int64_t bias() const { return direct_size() + winograd_size(); }  // where it begins
 };
 
 // Refuses bfloat16 where the instruction set in use cannot multiply it.
@@ -51,6 +52,7 @@ struct PlannedLayer {
   ConvPlan conv;
   int64_t height, width;  // of the stored map: in front of an upsample, behind a max-pool
   int64_t offset;         // of that map in the workspace
+  int64_t weights;        // where those of the layer begin
 };
 
 // What a plan depends on besides the layers; threads: that share these images.
@@ -61,11 +63,17 @@ struct ChainPlan {
   BatchSize size;
   std::vector<PackedLayer> layers;
   std::vector<PlannedLayer> planned;
-  int64_t y_channels, y_height, y_width, workspace;
+  std::vector<int64_t> pieces;                                // of each layer
+  int64_t y_channels, y_height, y_width, workspace, weights;  // floats of the last two
+  int64_t count() const { return static_cast<int64_t>(layers.size()); }
 };
 
-// All layers for the images at x in bfloat16; y is theirs, too.
-void run_pair_layers(const ChainPlan& plan, const float* packed, const uint16_t* x, uint16_t* y,
-                     float* workspace);
+// Layer i for the images at x, as the threads of a relay share it; y is theirs, too.
+using NextPiece = FunctionRef<int64_t()>;
+void run_pair_layer(const ChainPlan& plan, int64_t i, const float* packed, uint16_t* y, float* maps,
+                    NextPiece next);
+
+// The images x as pairs of channels, which is what the first layer reads.
+void join_images(const BatchSize& size, const uint16_t* x, float* pairs);
 
 }  // namespace colorseg::cpu

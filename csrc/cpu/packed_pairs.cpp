@@ -71,7 +71,8 @@ struct PairResult {
   }
 };
 
-// The images x as pairs of channels.
+}  // namespace
+
 void join_images(const BatchSize& size, const uint16_t* x, float* pairs) {
   const auto [n, channels, height, width, threads, paired] = size;
   const int64_t pixels = height * width;
@@ -82,33 +83,28 @@ void join_images(const BatchSize& size, const uint16_t* x, float* pairs) {
   }
 }
 
-}  // namespace
-
-void run_pair_layers(const ChainPlan& plan, const float* packed, const uint16_t* x, uint16_t* y,
-                     float* workspace) {
-  join_images(plan.size, x, workspace);
+void run_pair_layer(const ChainPlan& plan, int64_t i, const float* packed, uint16_t* y, float* maps,
+                    NextPiece next) {
   const auto source = [&](int64_t index) {
     Source s;
     if (index < 0) return s;
-    s.data = workspace + (index == 0 ? 0 : plan.planned[index - 1].offset);
+    s.data = maps + (index == 0 ? 0 : plan.planned[index - 1].offset);
     s.channels = lines_of(index == 0 ? plan.size[1] : plan.layers[index - 1].y_channels, true);
     return s;
   };
-  for (size_t i = 0; i < plan.layers.size(); ++i) {
-    const PackedLayer& l = plan.layers[i];
-    const PlannedLayer& p = plan.planned[i];
-    const bool last = i + 1 == plan.layers.size();
-    const float* bias = packed + l.direct_size();
-    const float* scale = l.keeps_affine() ? bias + aligned(l.y_channels) : nullptr;
-    const PairResult result{l,
-                            p,
-                            scale,
-                            scale ? scale + aligned(l.y_channels) : nullptr,
-                            last ? nullptr : workspace + p.offset,
-                            y};
-    convolve(p.conv, {source(l.main), source(l.skip)}, packed, bias, result);
-    packed += l.size();
-  }
+  const PackedLayer& l = plan.layers[i];
+  const PlannedLayer& p = plan.planned[i];
+  const bool last = i + 1 == plan.count();
+  const float* const weights = packed + p.weights;
+  const float* const bias = weights + l.bias();
+  const float* const scale = l.keeps_affine() ? bias + aligned(l.y_channels) : nullptr;
+  const PairResult result{l,
+                          p,
+                          scale,
+                          scale ? scale + aligned(l.y_channels) : nullptr,
+                          last ? nullptr : maps + p.offset,
+                          y};
+  convolve_pieces(p.conv, {source(l.main), source(l.skip)}, weights, bias, result, next);
 }
 
 }  // namespace colorseg::cpu
