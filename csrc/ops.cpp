@@ -82,7 +82,7 @@ STABLE_TORCH_LIBRARY(colorseg, m) {
   // an x reads the weight, 0 if that is ATen's; the weight packed so; and the convolution.
   m.def(
       "conv2d_packing(Tensor x, Tensor weight, int[] stride, int[] padding, int[] dilation, int "
-      "groups) -> int");
+      "groups, bool exact) -> int");
   m.def("pack_conv2d(Tensor weight, int packing) -> Tensor");
   m.def(
       "packed_conv2d(Tensor x, Tensor packed, Tensor? bias, Tensor? residual, int[] padding, int[] "

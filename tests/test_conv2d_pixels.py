@@ -94,10 +94,10 @@ def test_weight_gradient_of_dilated_kernels(dilation):
     )
 
 
-def packed(x, weight, bias, residual, padding=0, dilation=1, relu=True):
+def packed(x, weight, bias, residual, padding=0, dilation=1, relu=True, exact=True):
     """The inference kernel's result, whose weight must have been packed."""
     layout = [padding] * 4, [dilation] * 2
-    packing = _C.conv2d_packing(x, weight, [1, 1], *layout, 1)
+    packing = _C.conv2d_packing(x, weight, [1, 1], *layout, 1, exact)
     assert packing > 0
     weights = _C.pack_conv2d(weight, packing)
     return _C.packed_conv2d(x, weights, bias, residual, *layout, relu)
@@ -131,6 +131,52 @@ def test_packed(channels, kernel, dilation, size, biased, joined, relu):
     )  # fmt: skip
     want = want + residual if joined else want
     assert_close(y, want.relu() if relu else want)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize(
+    ("size", "dilation", "padding"),
+    [
+        ((2, 7, 9), 1, 1),
+        ((1, 4, 4), 1, 1),
+        ((2, 15, 22), 2, 2),
+        ((1, 28, 28), 4, 4),
+        ((1, 9, 8), 1, 0),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("channels", [(64, 96), (640, 64)], ids=str)
+def test_larger_squares(channels, size, dilation, padding, joined, biased):
+    """F(4x4): errors of up to 6e-6 of the largest value were seen, F(2x2)'s are a fifth of that."""
+    n, h, w = size
+    x = lay_out(torch.randn(n, channels[0], h, w), "channels_last")
+    weight = 0.1 * torch.randn(channels[1], channels[0], 3, 3)
+    options = {"padding": padding, "dilation": dilation}
+    bias = torch.randn(channels[1]) if biased else None
+    want = F.conv2d(x.double(), weight.double(), bias.double() if biased else None, **options)
+    residual = torch.randn_like(want, dtype=torch.float32) if joined else None
+    want = (want + residual if joined else want).relu()
+    y = packed(x, weight, bias, residual, padding, dilation, exact=False)
+    assert not torch.equal(y, packed(x, weight, bias, residual, padding, dilation))
+    assert (y - want).abs().max() <= 1e-5 * want.abs().max()
+
+
+@pytest.mark.parametrize(("precision", "side"), [("highest", 2), ("high", 4), ("medium", 4)])
+def test_torch_says_whether_errors_may_be_larger(precision, side):
+    conv = FoldedConv2d(
+        torch.nn.Conv2d(64, 64, 3, padding=1), torch.nn.BatchNorm2d(64), torch.float32
+    )
+    before = torch.get_float32_matmul_precision()
+    try:
+        for setting in ("highest", precision):  # it may change between calls
+            torch.set_float32_matmul_precision(setting)
+            with torch.no_grad():
+                conv(lay_out(torch.randn(1, 64, 8, 8), "channels_last"))
+    finally:
+        torch.set_float32_matmul_precision(before)
+    products = {len(weights) for weights in conv._own.values()}
+    assert products == {16, (side + 2) ** 2}
 
 
 def test_packed_keeps_nan():
@@ -182,13 +228,13 @@ def test_left_to_aten(channels, kernel, stride, groups, dtype):
     x = torch.randn(1, channels[0], 40, 40, dtype=dtype)
     weight = torch.randn(channels[1], channels[0] // groups, kernel, kernel, dtype=dtype)
     padding = [kernel // 2] * 4
-    assert _C.conv2d_packing(x, weight, [stride] * 2, padding, [1, 1], groups) == 0
+    assert _C.conv2d_packing(x, weight, [stride] * 2, padding, [1, 1], groups, False) == 0
 
 
 def test_few_live_products_are_left_to_aten():
     """With dilation 12 on 28 x 28 pixels most of Winograd's products would be of zeros."""
     x, weight = torch.randn(1, 64, 28, 28), torch.randn(64, 64, 3, 3)
-    assert _C.conv2d_packing(x, weight, [1, 1], [12] * 4, [12, 12], 1) == 0
+    assert _C.conv2d_packing(x, weight, [1, 1], [12] * 4, [12, 12], 1, True) == 0
 
 
 @pytest.mark.parametrize("change", ["channels", "dtype", "packed"])

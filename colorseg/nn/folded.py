@@ -47,7 +47,7 @@ class FoldedConv2d(nn.Module):
         self.stride, self.padding = conv.stride, conv.padding
         self.dilation, self.groups, self.relu = conv.dilation, conv.groups, relu
         self._packed: Tensor | None = None
-        self._packings: dict[torch.Size, int] = {}  # of shapes of x
+        self._packings: dict[tuple[torch.Size, bool], int] = {}  # of x, and whether it is exact
         self._own: dict[int, Tensor] = {}  # of packings
 
     def __getstate__(self) -> dict[str, Any]:
@@ -100,11 +100,12 @@ class FoldedConv2d(nn.Module):
 
     def _own_packed(self, x: Tensor) -> Tensor | None:
         """The weight as the library's own kernel reads it, None where oneDNN is faster."""
-        packing = self._packings.get(x.shape)
+        exact = torch.get_float32_matmul_precision() == "highest"
+        packing = self._packings.get((x.shape, exact))
         if packing is None:
             layout = self.stride, _sides(self.padding), self.dilation, self.groups
-            packing = torch.ops.colorseg.conv2d_packing.default(x, self.weight, *layout)
-            self._packings[x.shape] = packing
+            packing = torch.ops.colorseg.conv2d_packing.default(x, self.weight, *layout, exact)
+            self._packings[x.shape, exact] = packing
         if packing and packing not in self._own:
             self._own[packing] = torch.ops.colorseg.pack_conv2d.default(self.weight, packing)
         return self._own.get(packing)

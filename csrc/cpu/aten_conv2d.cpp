@@ -18,7 +18,7 @@ std::array<Tensor, 3> gradients(const Tensor& grad_y, const Tensor& input, const
                                 const ConvOptions& o, ConvMask wanted, bool channels_last) {
   const ConvOptions adjoint = adjoint_options(o, weight);
   const bool own_input = wanted.input && channels_last &&
-                         pixel_packing(grad_y, weight, adjoint, true) == Packing::kWinograd;
+                         pixel_packing(grad_y, weight, adjoint, true) == Packing::kWinograd2;
   const bool own_weight =
       wanted.weight && gradient_by_taps(grad_y, input, weight, o, channels_last);
   const ConvMask others{wanted.input && !own_input, wanted.weight && !own_weight, wanted.bias};
@@ -26,7 +26,7 @@ std::array<Tensor, 3> gradients(const Tensor& grad_y, const Tensor& input, const
   if (others.input || others.weight || others.bias)
     all = aten_gradients(grad_y, input, weight, o, others, channels_last);
   if (own_input)
-    all[0] = pixel_convolution(grad_y, pack_pixels(weight, Packing::kWinograd, true), {}, {},
+    all[0] = pixel_convolution(grad_y, pack_pixels(weight, Packing::kWinograd2, true), {}, {},
                                adjoint.padding, o.dilation, false);
   if (own_weight)
     all[1] = dense(weight_gradient_by_taps(grad_y, input, weight, o), is_channels_last(weight));
@@ -79,8 +79,8 @@ Tensor conv_input(const Tensor& x, const OptionalTensor& skip, const Prologue& p
 
 Tensor aten_convolution(const Tensor& input_, const Tensor& weight_, const OptionalTensor& bias,
                         const ConvOptions& o, bool channels_last) {
-  if (channels_last && pixel_packing(input_, weight_, o, true) == Packing::kWinograd)
-    return pixel_convolution(input_, pack_pixels(weight_, Packing::kWinograd, false), bias, {},
+  if (channels_last && pixel_packing(input_, weight_, o, true) == Packing::kWinograd2)
+    return pixel_convolution(input_, pack_pixels(weight_, Packing::kWinograd2, false), bias, {},
                              o.padding, o.dilation, false);
   const Tensor input = padded(input_, o);
   // ATen lets a channels_last weight decide the layout of the output; here x decides

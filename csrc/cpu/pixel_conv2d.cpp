@@ -4,32 +4,45 @@ namespace colorseg::cpu {
 namespace {
 
 constexpr int64_t kMostRows = 144;  // pixels or squares at a time: their maps stay in the caches
-constexpr int64_t kMostScratch = 10 << 18;  // floats of a thread's transformed patches and products
+constexpr int64_t kMostScratch = 20 << 18;  // floats of a thread's transformed patches and products
 // Winograd's transforms cost as much as so many products, which few channels would not pay for.
 constexpr double kTransforms = 1.2;
 constexpr int64_t kLeastChannels = 64, kLeastPixels = 1600;  // pixels: to pack weights for once
 
-// Where pairs of lines begin, of maps that are as far apart as the dilation.
-std::vector<int32_t> pairs_of_lines(int64_t size, int64_t dilation) {
+// Where squares begin along one axis, whose lines are as far apart as the dilation.
+std::vector<int32_t> squares_along(int64_t size, int64_t dilation, int64_t side) {
   std::vector<int32_t> first;
   for (int64_t phase = 0; phase < std::min(dilation, size); ++phase) {
-    for (int64_t line = phase; line < size; line += 2 * dilation)
+    for (int64_t line = phase; line < size; line += side * dilation)
       first.push_back(static_cast<int32_t>(line));
   }
   return first;
 }
 
-bool winograd_wins(const Tensor& x, const ConvOptions& o) {
-  double live = 1, products = kTransforms;  // live: those that meet a line of x
+// Products per channel and image of a 3x3 kernel: those that meet a line of x, and Winograd's.
+double live_products(const Tensor& x, const ConvOptions& o) {
+  double products = 1;
   for (int axis = 0; axis < 2; ++axis) {
     const int64_t size = x.size(2 + axis), y_size = conv_output_size(size, 3, axis, o);
     int64_t lines = 0;
     for (int64_t tap = 0; tap < 3; ++tap)
       lines += connected_lines(y_size, size, tap, axis, o).count();
-    live *= double(lines);
-    products *= 4 * double(pairs_of_lines(y_size, o.dilation[axis]).size());
+    products *= double(lines);
   }
-  return products < live;
+  return products;
+}
+double winograd_products(const Tensor& x, const ConvOptions& o, const WinogradKernels& kernels) {
+  double products = kTransforms * double(kernels.products);
+  for (int axis = 0; axis < 2; ++axis) {
+    const int64_t y_size = conv_output_size(x.size(2 + axis), 3, axis, o);
+    products *= double(squares_along(y_size, o.dilation[axis], kernels.side).size());
+  }
+  return products;
+}
+
+const WinogradKernels& winograd_kernels(const Tensor& packed) {
+  const PixelKernels& kernels = isa().pixels;
+  return packed.size(0) == kernels.winograd2.products ? kernels.winograd2 : kernels.winograd4;
 }
 
 // Calls body(first, count) for parts of nearly the same size, as many for each thread.
@@ -53,11 +66,11 @@ Ints output_sizes(const Tensor& x, const Tensor& packed, const Ints& padding,
 
 void winograd(const Tensor& x, const Tensor& packed, const float* bias, const float* residual,
               const Ints& padding, const Ints& dilation, bool relu, Tensor& y) {
-  const PixelKernels& kernels = isa().pixels;
+  const WinogradKernels& kernels = winograd_kernels(packed);
   const int64_t x_size[2] = {x.size(2), x.size(3)}, y_size[2] = {y.size(2), y.size(3)};
   const int64_t before[2] = {padding[0], padding[2]};
-  const std::vector<int32_t> rows = pairs_of_lines(y_size[0], dilation[0]);
-  const std::vector<int32_t> columns = pairs_of_lines(y_size[1], dilation[1]);
+  const std::vector<int32_t> rows = squares_along(y_size[0], dilation[0], kernels.side);
+  const std::vector<int32_t> columns = squares_along(y_size[1], dilation[1], kernels.side);
   const PixelWinograd w{x.const_data_ptr<float>(),
                         packed.const_data_ptr<float>(),
                         y.mutable_data_ptr<float>(),
@@ -75,12 +88,12 @@ void winograd(const Tensor& x, const Tensor& packed, const float* bias, const fl
                         static_cast<int64_t>(rows.size()),
                         static_cast<int64_t>(columns.size())};
   const auto scratch = [&](int64_t squares) {
-    return kernels.winograd_scratch(squares, w.in_channels, w.out_channels);
+    return kernels.scratch(squares, w.in_channels, w.out_channels);
   };
   const int64_t most = std::clamp<int64_t>(kMostScratch / scratch(1), 12, kMostRows);
   for_each_part(x.size(0) * w.square_rows * w.square_columns, most,
                 [&](int64_t first, int64_t count) {
-                  kernels.winograd(w, first, count, thread_scratch(scratch(count)));
+                  kernels.convolve(w, first, count, thread_scratch(scratch(count)));
                 });
 }
 
@@ -105,7 +118,8 @@ float* thread_scratch(int64_t count) {
   return storage.data();
 }
 
-Packing pixel_packing(const Tensor& x, const Tensor& weight, const ConvOptions& o, bool each_call) {
+Packing pixel_packing(const Tensor& x, const Tensor& weight, const ConvOptions& o, bool each_call,
+                      bool exact) {
   const int64_t height = weight.size(2), width = weight.size(3);
   if (!fits_panels(x, weight, o) || (each_call && x.numel() / x.size(1) < kLeastPixels))
     return Packing::kNone;
@@ -113,9 +127,13 @@ Packing pixel_packing(const Tensor& x, const Tensor& weight, const ConvOptions& 
     const bool inside = std::all_of(o.padding.begin(), o.padding.end(), [](auto p) { return !p; });
     return inside ? Packing::kPanels : Packing::kNone;
   }
-  const bool many = std::min(weight.size(0), weight.size(1)) >= kLeastChannels;
-  return height == 3 && width == 3 && many && winograd_wins(x, o) ? Packing::kWinograd
-                                                                  : Packing::kNone;
+  if (height != 3 || width != 3 || std::min(weight.size(0), weight.size(1)) < kLeastChannels)
+    return Packing::kNone;
+  const double live = live_products(x, o);
+  const double by2 = winograd_products(x, o, isa().pixels.winograd2);
+  const double by4 = winograd_products(x, o, isa().pixels.winograd4);
+  if (std::min(by2, exact ? by2 : by4) >= live) return Packing::kNone;
+  return exact || by2 <= by4 ? Packing::kWinograd2 : Packing::kWinograd4;
 }
 
 ConvOptions adjoint_options(const ConvOptions& o, const Tensor& weight) {
@@ -142,11 +160,14 @@ Tensor pack_pixels(const Tensor& weight_, Packing packing, bool adjoint) {
   }
   const int64_t panels = view.out_channels / kernels.panel;
   Ints sizes{panels, view.in_channels, kernels.panel};
-  if (packing == Packing::kWinograd) sizes.insert(sizes.begin(), 16);
+  const WinogradKernels* winograd = packing == Packing::kWinograd2   ? &kernels.winograd2
+                                    : packing == Packing::kWinograd4 ? &kernels.winograd4
+                                                                     : nullptr;
+  if (winograd) sizes.insert(sizes.begin(), winograd->products);
   Tensor packed = new_tensor(weight, sizes, ScalarType::Float);
   auto* to = packed.mutable_data_ptr<float>();
   torch::stable::parallel_for(0, panels, 1, [&](int64_t begin, int64_t end) {
-    const auto pack = packing == Packing::kWinograd ? kernels.pack_winograd : kernels.pack_panel;
+    const auto pack = winograd ? winograd->pack : kernels.pack_panel;
     for (int64_t i = begin; i < end; ++i) pack(view, i, to);
   });
   return packed;
@@ -178,19 +199,19 @@ Tensor pixel_convolution(const Tensor& x, const Tensor& packed, const OptionalTe
 namespace {
 
 int64_t conv2d_packing(const Tensor& x, const Tensor& weight, const Ints& stride,
-                       const Ints& padding, const Ints& dilation, int64_t groups) {
+                       const Ints& padding, const Ints& dilation, int64_t groups, bool exact) {
   return static_cast<int64_t>(
-      pixel_packing(x, weight, {stride, padding, dilation, groups, false, {0, 0}}, false));
+      pixel_packing(x, weight, {stride, padding, dilation, groups, false, {0, 0}}, false, exact));
 }
 
 Tensor pack_conv2d(const Tensor& weight, int64_t packing) {
   const int64_t panel = isa().pixels.panel, taps = weight.size(2) * weight.size(3);
   const auto kind = static_cast<Packing>(packing);
-  COLORSEG_CHECK(
-      ((kind == Packing::kPanels && taps == 1) || (kind == Packing::kWinograd && taps == 9)) &&
-          weight.scalar_type() == ScalarType::Float && weight.size(0) % panel == 0 &&
-          weight.size(1) % panel == 0,
-      "pack_conv2d needs a weight and what conv2d_packing says of it");
+  COLORSEG_CHECK(((kind == Packing::kPanels && taps == 1) ||
+                  ((kind == Packing::kWinograd2 || kind == Packing::kWinograd4) && taps == 9)) &&
+                     weight.scalar_type() == ScalarType::Float && weight.size(0) % panel == 0 &&
+                     weight.size(1) % panel == 0,
+                 "pack_conv2d needs a weight and what conv2d_packing says of it");
   return pack_pixels(weight, kind, false);
 }
 

@@ -25,15 +25,17 @@ Connected connected_lines(int64_t y_size, int64_t x_size, int64_t tap, int axis,
 // Memory of this thread until the next call, uninitialized.
 float* thread_scratch(int64_t count);
 
-enum class Packing { kNone, kPanels, kWinograd };
+enum class Packing { kNone, kPanels, kWinograd2, kWinograd4 };  // of 2x2 and of 4x4 outputs
 
-// The one that is faster than ATen's convolution, if any.  each_call: with the packing.
-Packing pixel_packing(const Tensor& x, const Tensor& weight, const ConvOptions& o, bool each_call);
+// The one that is faster than ATen's convolution, if any.  each_call: with the packing.  exact: the
+// error must stay below that of direct products, which rules out kWinograd4.
+Packing pixel_packing(const Tensor& x, const Tensor& weight, const ConvOptions& o, bool each_call,
+                      bool exact = true);
 
 // Of the convolution that makes the data gradient, whose stride is 1.
 ConvOptions adjoint_options(const ConvOptions& o, const Tensor& weight);
 
-// [panel][input][channel], of Winograd's 16 products in front; adjoint: of the data gradient.
+// [panel][input][channel], Winograd's products in front; adjoint: of the data gradient.
 Tensor pack_pixels(const Tensor& weight, Packing packing, bool adjoint);
 
 // relu(conv(x) + bias + residual) of a map in channels_last.

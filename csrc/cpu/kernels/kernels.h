@@ -142,7 +142,7 @@ struct PanelProduct {
   bool relu;
 };
 
-// A 3x3 convolution of maps in channels_last.  Squares of 2 x 2 outputs, as far apart as the
+// A 3x3 convolution of maps in channels_last.  Squares of outputs, which are as far apart as the
 // dilation, begin at rows x columns of each image.
 struct PixelWinograd {
   const float *x, *weights;
@@ -165,14 +165,20 @@ struct WeightGradient {
   int64_t out_stride;
 };
 
+// By squares of side x side outputs.
+struct WinogradKernels {
+  int64_t side, products;
+  void (*pack)(const WeightView&, int64_t panel, float* packed);
+  int64_t (*scratch)(int64_t squares, int64_t in_channels, int64_t out_channels);
+  void (*convolve)(const PixelWinograd&, int64_t first, int64_t count, float* scratch);
+};
+
 // Convolutions of maps in channels_last, see panels.h; numbers of channels are multiples of panel.
 struct PixelKernels {
   int64_t panel;
   void (*pack_panel)(const WeightView&, int64_t panel, float* packed);
   void (*multiply_panels)(const PanelProduct&);
-  void (*pack_winograd)(const WeightView&, int64_t panel, float* packed);
-  int64_t (*winograd_scratch)(int64_t squares, int64_t in_channels, int64_t out_channels);
-  void (*winograd)(const PixelWinograd&, int64_t first, int64_t count, float* scratch);
+  WinogradKernels winograd2, winograd4;
   int64_t (*gradient_scratch)(int64_t y_channels);
   // adds to the rows [first, last)
   void (*gradient)(const WeightGradient&, int64_t first, int64_t last, float* scratch);

@@ -59,13 +59,18 @@ constexpr ConvKernels conv_table() {
           sum};
 }
 
+template <typename Square>
+constexpr WinogradKernels winograd_table() {
+  return {Square::kSide, Square::kProducts, pack_pixel_winograd<Square>,
+          pixel_winograd_scratch<Square>, pixel_winograd<Square>};
+}
+
 constexpr PixelKernels pixel_table() {
   return {kPanel,
           pack_panel,
           multiply_panels,
-          pack_pixel_winograd,
-          pixel_winograd_scratch,
-          pixel_winograd,
+          winograd_table<Square2>(),
+          winograd_table<Square4>(),
           pixel_gradient_scratch,
           pixel_gradient};
 }
