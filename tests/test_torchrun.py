@@ -14,8 +14,11 @@ from colorseg.training import ranks
 FLAGS = ["train", "unet", "--num-filters", "4", "--batch-size", "100"]
 
 
-def torchrun(*arguments, program=("-m", "colorseg")):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+def torchrun(*arguments, program=("-m", "colorseg"), restarts=0):
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+        "--max-restarts", str(restarts),
+    ]  # fmt: skip
     # the installed package, not the source tree in the current folder
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"}
     return subprocess.run(
@@ -59,17 +62,19 @@ def test_two_processes_train_as_one_and_go_on(tmp_path):
     assert [row["epoch"] for row in rows(out)] == ["1", "2"]
 
 
-# kills the second rank behind the first epoch
+# kills the second rank behind the first epoch, unless it was started again
 KILLED = """
 import os, signal, sys
 from colorseg.cli import main
+from colorseg.training import ranks
 from colorseg.training.run import Run
 
 epoch = Run.epoch
 
 def killed(run):
     epoch(run)
-    if os.environ["RANK"] == "1":
+    ranks.wait()  # the first one writes
+    if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         os.kill(os.getpid(), signal.SIGKILL)
 
 Run.epoch = killed
@@ -78,19 +83,24 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_a_run_whose_rank_died_goes_on_behind_the_last_epoch(tmp_path):
+    """By hand, and by torchrun, which starts all ranks again."""
     (tmp_path / "killed.py").write_text(KILLED)
-    flags = [*FLAGS, "--epochs", "3", "--resume", "--out"]
-    done = torchrun(*flags, str(tmp_path / "killed"), program=[str(tmp_path / "killed.py")])
+    program, flags = [str(tmp_path / "killed.py")], [*FLAGS, "--epochs", "3", "--resume", "--out"]
+    done = torchrun(*flags, str(tmp_path / "killed"), program=program)
     assert done.returncode != 0
     assert [row["epoch"] for row in rows(tmp_path / "killed")] == ["1"]
     done = torchrun(*flags, str(tmp_path / "killed"))
     assert done.returncode == 0, done.stderr
     assert "continuing after epoch 1" in done.stderr
+    done = torchrun(*flags, str(tmp_path / "restarted"), program=program, restarts=2)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("failed (exitcode: -9)") == 1
+    assert done.stderr.count("failed (exitcode: ") == 1  # the second attempt comes through
     assert torchrun(*flags, str(tmp_path / "whole")).returncode == 0
-    killed, whole = rows(tmp_path / "killed"), rows(tmp_path / "whole")
-    for row in (*killed, *whole):
+    *runs, whole = (rows(tmp_path / name) for name in ("killed", "restarted", "whole"))
+    for row in (*runs[0], *runs[1], *whole):
         del row["seconds"], row["images_per_second"]
-    assert killed == whole
+    assert runs == [whole, whole]
 
 
 def test_a_mistake_ends_all_of_them(tmp_path):

@@ -21,6 +21,17 @@ def join(backend: str, **options: Any) -> None:
     dist.init_process_group(backend, **options)
 
 
+def _store() -> dict[str, Any]:
+    """Where the ranks that torchrun started find each other, as arguments of :func:`join`.
+
+    After a restart torchrun's default rendezvous still holds what the ranks before have written:
+    one that reads an address before it is written anew waits for a process that is gone.
+    """
+    store, rank, size = next(dist.rendezvous("env://"))
+    attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
+    return {"store": dist.PrefixStore(attempt, store), "rank": rank, "world_size": size}
+
+
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[str]:
     """Inside the block this process is a rank, if torchrun started it; yields its device.
@@ -34,7 +45,7 @@ def joined(device: str) -> Iterator[str]:
     if on_cuda:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    join("nccl" if on_cuda else "gloo")
+    join("nccl" if on_cuda else "gloo", **_store())
     try:
         yield device
     finally:
