@@ -101,7 +101,7 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
   if (!own) {
     const bool channels_last = is_channels_last(x);
     const Tensor input = conv_input(x, skip, prologue, channels_last);
-    return aten_convolution(input, weight, bias, o, channels_last);
+    return any_layout_convolution(input, weight, bias, o, channels_last);
   }
   return convolve_map(*own, weight, bias);
 }
@@ -125,8 +125,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv2d_backward(
     };
     g = own_convolution_backward(*own, lines, x, weight, skip, prologue, needs);
   } else {
-    g = aten_convolution_backward(grad_y_, x, weight, skip, prologue, o, needs,
-                                  is_channels_last(x));
+    g = any_layout_convolution_backward(grad_y_, x, weight, skip, prologue, o, needs,
+                                        is_channels_last(x));
   }
   return {g.x, g.weight, g.bias, g.skip, g.in_scale, g.in_shift};
 }

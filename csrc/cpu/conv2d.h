@@ -1,6 +1,6 @@
 // Convolution on the CPU, for this operator and for conv_bn_relu: the library's own or ATen's.
 #pragma once
-#include "aten_conv2d.h"
+#include "any_layout_conv2d.h"
 #include "convolve.h"
 
 namespace colorseg::cpu {

@@ -16,8 +16,8 @@ Convolved aten_block(const Tensor& x, const Tensor& weight, const OptionalTensor
                      const BlockShape& s, bool statistics_needed) {
   const bool channels_last = is_channels_last(x);
   const Map map = map_of(s, channels_last);
-  const Tensor y = widened(aten_convolution(conv_input(x, skip, prologue, channels_last), weight,
-                                            bias, o, channels_last));
+  const Tensor y = widened(any_layout_convolution(conv_input(x, skip, prologue, channels_last),
+                                                  weight, bias, o, channels_last));
   Convolved p{y, new_tensor(y, {0}, ScalarType::Byte), {}};
   dispatch_dtype(y, "conv_bn_relu", [&](auto zero) {
     using T = decltype(zero);
@@ -194,7 +194,7 @@ conv_bn_relu_backward(const Tensor& grad_y_, const Tensor& x, const Tensor& weig
       g = batch_norm_backward<T>(map_of(s, channels_last), s, grad_y, pre_bn, argmax, moments, bn,
                                  relu);
     });
-    conv = aten_convolution_backward(g.z, x, weight, skip, prologue, o, needs, channels_last);
+    conv = any_layout_convolution_backward(g.z, x, weight, skip, prologue, o, needs, channels_last);
   }
   // Under batch statistics the convolution's bias cancels: its gradient is exactly 0.
   if (needs_bias && training) conv.bias = vector_like(std::vector<double>(channels), weight);

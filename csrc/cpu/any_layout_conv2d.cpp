@@ -1,4 +1,4 @@
-#include "aten_conv2d.h"
+#include "any_layout_conv2d.h"
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 
@@ -77,8 +77,9 @@ Tensor conv_input(const Tensor& x, const OptionalTensor& skip, const Prologue& p
   return skip ? joined(main, dense(*skip, channels_last), channels_last) : main;
 }
 
-Tensor aten_convolution(const Tensor& input_, const Tensor& weight_, const OptionalTensor& bias,
-                        const ConvOptions& o, bool channels_last) {
+Tensor any_layout_convolution(const Tensor& input_, const Tensor& weight_,
+                              const OptionalTensor& bias, const ConvOptions& o,
+                              bool channels_last) {
   if (channels_last && pixel_packing(input_, weight_, o, true) == Packing::kWinograd2)
     return pixel_convolution(input_, pack_pixels(weight_, Packing::kWinograd2, false), bias, {},
                              o.padding, o.dilation, false);
@@ -96,10 +97,10 @@ Tensor aten_convolution(const Tensor& input_, const Tensor& weight_, const Optio
   return dense(Tensor(result), channels_last);
 }
 
-ConvGradients aten_convolution_backward(const Tensor& grad_y_, const Tensor& x,
-                                        const Tensor& weight, const OptionalTensor& skip,
-                                        const Prologue& prologue, const ConvOptions& o, Needs needs,
-                                        bool channels_last) {
+ConvGradients any_layout_convolution_backward(const Tensor& grad_y_, const Tensor& x,
+                                              const Tensor& weight, const OptionalTensor& skip,
+                                              const Prologue& prologue, const ConvOptions& o,
+                                              Needs needs, bool channels_last) {
   const Tensor grad_y = dense(grad_y_, channels_last);
   const Tensor main = with_prologue(x, prologue, channels_last);
   ConvGradients g{nothing(x), nothing(x), nothing(x), nothing(x), nothing(x), nothing(x)};
