@@ -104,8 +104,10 @@ def with_threads():
     torch.set_num_threads(before)
 
 
-# ATen convolves the 1x1 case, and its bits depend on the threads
-@pytest.mark.parametrize("case", [case for case in CONVOLUTIONS if case != "pixels, 1x1"])
+ATENS = ("pixels, 1x1", "many channels")  # convolved by ATen, whose bits may depend on the threads
+
+
+@pytest.mark.parametrize("case", [case for case in CONVOLUTIONS if case not in ATENS])
 def test_same_bits_with_two_threads(case, with_threads):
     tensors, options, cotangent = make(case)
     one, two = (
