@@ -14,6 +14,7 @@ from colorseg.nn.functional import why_not_readable
 from colorseg.nn.graphed import GraphedNetwork
 from colorseg.nn.kernels import HALF
 from colorseg.nn.packed import PackedChain, check_dtype, links_of
+from colorseg.nn.stage import make_stages
 from colorseg.palette import Palette
 
 
@@ -109,6 +110,7 @@ def _replaced(module: Any, dtype: torch.dtype) -> Any:
     """``module`` with all networks, chains and residual blocks in it replaced, however deep."""
     if isinstance(module, DeepLabV3 | Form):
         fold(module, dtype)  # type: ignore[arg-type]
+        make_stages(module)  # type: ignore[arg-type]
         return module
     try:
         if _is_stock(module):

@@ -87,6 +87,9 @@ STABLE_TORCH_LIBRARY(colorseg, m) {
   m.def(
       "packed_conv2d(Tensor x, Tensor packed, Tensor? bias, Tensor? residual, int[] padding, int[] "
       "dilation, bool relu) -> Tensor");
+  m.def(  // the same onto the residual
+      "packed_conv2d_(Tensor x, Tensor packed, Tensor? bias, Tensor(a!) y, int[] padding, int[] "
+      "dilation, bool relu) -> ()");
   // sums: (images, classes, 2), the intersection and the union, in double; images is 1 unless
   // per_image; kept: if keep what backward takes as its target, else empty: the labels in uint8,
   // 255 where ignored; of two classes x0 x1, negative where the label is 0, 0 where it is ignored:

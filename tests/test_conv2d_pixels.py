@@ -179,6 +179,36 @@ def test_torch_says_whether_errors_may_be_larger(precision, side):
     assert products == {16, (side + 2) ** 2}
 
 
+# depths of one and of two panels, and Winograd's products
+@pytest.mark.parametrize(("channels", "kernel"), [((64, 96), 1), ((640, 64), 1), ((64, 96), 3)])
+def test_packed_onto_the_residual(channels, kernel):
+    x = lay_out(torch.randn(2, channels[0], 9, 11), "channels_last")
+    weight, bias = 0.1 * torch.randn(channels[1], channels[0], kernel, kernel), torch.randn(96)
+    y, options = lay_out(torch.randn(2, channels[1], 9, 11), "channels_last"), [kernel // 2] * 4
+    bias = bias[: channels[1]]
+    want = y + F.conv2d(x.double(), weight.double(), bias.double(), padding=kernel // 2)
+    weights = _C.pack_conv2d(weight, 1 if kernel == 1 else 2)
+    _C.packed_conv2d_(x, weights, bias, y, options, [1, 1], True)
+    assert_close(y, want.relu())
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        torch.randn(1, 64, 8, 8),
+        lay_out(torch.randn(1, 64, 8, 7), "channels_last"),
+        lay_out(torch.randn(1, 64, 8, 8).double(), "channels_last"),
+    ],
+)
+def test_what_is_overwritten_must_fit(y):
+    x = lay_out(torch.randn(1, 64, 8, 8), "channels_last")
+    weights = _C.pack_conv2d(torch.randn(64, 64, 1, 1), 1)
+    with pytest.raises(RuntimeError, match="y does not fit"):
+        _C.packed_conv2d_(x, weights, None, y, [0] * 4, [1, 1], False)
+    with pytest.raises(RuntimeError, match="y must not be x"):
+        _C.packed_conv2d_(x, weights, None, x, [0] * 4, [1, 1], False)
+
+
 def test_packed_keeps_nan():
     x = lay_out(torch.randn(1, 64, 5, 6), "channels_last")
     x[0, 3, 2, 2] = torch.nan

@@ -12,6 +12,7 @@ from torch import nn
 import colorseg
 from colorseg import models, optimize_for_inference
 from colorseg.nn.folded import FoldedConv2d
+from colorseg.nn.stage import Stage
 
 
 def randomized(model):
@@ -113,3 +114,62 @@ def test_it_neither_trains_nor_differentiates(deeplab):
 def test_double_is_refused(deeplab):
     with pytest.raises(ValueError, match="nothing in this DeepLabV3 can be optimised"):
         optimize_for_inference(copy.deepcopy(deeplab).double())
+
+
+def plain_stages(model):
+    """``model``, whose blocks write no result over another one."""
+    for module in model.modules():
+        if type(module) is Stage:
+            module.__class__ = nn.Sequential
+    return model
+
+
+def test_results_may_take_the_place_of_what_is_not_read_again(deeplab, monkeypatch):
+    optimized, kept = optimize_for_inference(deeplab), plain_stages(optimize_for_inference(deeplab))
+    x = torch.randn(2, 3, 64, 72)
+    places = []
+
+    def forward(conv, x, residual=None, relu=None, overwrites=False):
+        y = original(conv, x, residual, relu, overwrites)
+        if residual is not None:
+            places.append(y.data_ptr() == residual.data_ptr())
+        return y
+
+    original = FoldedConv2d.forward
+    monkeypatch.setattr(FoldedConv2d, "forward", forward)
+    got = optimized(x)
+    assert any(places)
+    places.clear()
+    want = kept(x)
+    assert not any(places)
+    for name in want:
+        assert_close(got[name], want[name].double())
+
+
+@pytest.mark.parametrize("watched", ["layer2.0", "layer2.1", "layer2.1.conv2", "layer2.1.relu"])
+def test_what_a_hook_has_seen_stays(deeplab, watched):
+    optimized, seen = optimize_for_inference(deeplab), []
+
+    def keep(module, inputs, y):
+        seen.extend((t, t.clone()) for t in (*inputs, y) if isinstance(t, torch.Tensor))
+
+    optimized.backbone.get_submodule(watched).register_forward_hook(keep)
+    x = torch.randn(2, 3, 64, 72)
+    want = plain_stages(optimize_for_inference(deeplab))(x)
+    assert_close(optimized(x)["out"], want["out"].double())
+    assert seen
+    for tensor, copied in seen:
+        assert torch.equal(tensor, copied)
+
+
+def test_a_stage_leaves_its_input_alone(deeplab):
+    stage = optimize_for_inference(deeplab).backbone.layer1
+    x = torch.randn(1, 64, 16, 24).contiguous(memory_format=torch.channels_last)
+    before = x.clone()
+    with torch.no_grad():
+        y = stage(x)
+        again = stage(x)
+    assert isinstance(stage, Stage)
+    assert torch.equal(x, before)
+    assert torch.equal(y, again)
+    assert y.data_ptr() != again.data_ptr()

@@ -1,6 +1,6 @@
 """Convolutions with a batch norm folded into them, for inference."""
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -64,9 +64,13 @@ class FoldedConv2d(nn.Module):
         return super().train(mode)
 
     def forward(
-        self, x: Tensor, residual: Tensor | None = None, relu: bool | None = None
+        self,
+        x: Tensor,
+        residual: Tensor | None = None,
+        relu: bool | None = None,
+        overwrites: bool = False,
     ) -> Tensor:
-        """``relu(conv(x) + residual)``."""
+        """``relu(conv(x) + residual)``, in the memory of the residual where it may and can be."""
         if x.requires_grad and torch.is_grad_enabled():
             raise RuntimeError(
                 "a model optimised for inference has no gradients; use the model it was made from"
@@ -81,9 +85,11 @@ class FoldedConv2d(nn.Module):
             return y.relu_() if relu else y
         own = None if traced() else self._own_packed(x)
         if own is not None:
-            return torch.ops.colorseg.packed_conv2d.default(
-                x, own, self.bias, residual, _sides(self.padding), self.dilation, relu
-            )
+            layout = _sides(self.padding), self.dilation, relu
+            if overwrites and _is_dense(residual):
+                torch.ops.colorseg.packed_conv2d_.default(x, own, self.bias, residual, *layout)
+                return residual
+            return torch.ops.colorseg.packed_conv2d.default(x, own, self.bias, residual, *layout)
         weight = self._packed
         if weight is None:
             pack = torch.ops.mkldnn._reorder_convolution_weight
@@ -109,6 +115,11 @@ class FoldedConv2d(nn.Module):
         if packing and packing not in self._own:
             self._own[packing] = torch.ops.colorseg.pack_conv2d.default(self.weight, packing)
         return self._own.get(packing)
+
+
+def _is_dense(residual: Tensor | None) -> TypeGuard[Tensor]:
+    """Whether a result can take its place."""
+    return residual is not None and residual.is_contiguous(memory_format=torch.channels_last)
 
 
 def _sides(padding: Any) -> list[int]:

@@ -29,13 +29,21 @@ class Form:
         return set(cls.names) <= module._modules.keys()
 
     def activated(
-        self: Any, conv: nn.Module, bn: nn.Module, x: Tensor, residual: Tensor | None = None
+        self: Any,
+        conv: nn.Module,
+        bn: nn.Module,
+        x: Tensor,
+        residual: Tensor | None = None,
+        overwrites: bool = False,
     ) -> Tensor:
-        """``relu(bn(conv(x)) + residual)``; the ReLU runs itself where somebody watches it."""
+        """``relu(bn(conv(x)) + residual)``; the ReLU runs itself where somebody watches it.
+
+        ``overwrites``: the residual's memory may be taken for it.
+        """
         relu = self.relu
         stock = type(relu) is nn.ReLU and why_not_readable(relu) is None and not one_by_one(x)
         if getattr(conv, "folded", False):  # the batch norm too, by optimize_for_inference
-            y = conv(x, residual, stock)
+            y = conv(x, residual, stock, overwrites)
         else:
             y = conv_bn_relu(conv, bn, x, relu=stock, residual=residual)
         return y if stock else relu(y)
@@ -43,6 +51,18 @@ class Form:
     def shortcut(self: Any, x: Tensor) -> Tensor:
         """What a residual block adds."""
         return x if self.downsample is None else self.downsample(x)
+
+    def ended(
+        self: Any, conv: nn.Module, bn: nn.Module, y: Tensor, x: Tensor, unseen: bool | None
+    ) -> Tensor:
+        """The result of a residual block of ``x``, whose last convolution reads ``y``.
+
+        ``unseen``: nobody else has ``x``; None where somebody may watch the block.
+        """
+        added = self.shortcut(x)
+        if added is not x and unseen is not None:  # a folded convolution's result is its own
+            unseen = getattr(next(self.downsample.children(), None), "folded", False)
+        return self.activated(conv, bn, y, added, bool(unseen))
 
 
 class BasicBlock(Form):
@@ -60,10 +80,10 @@ class BasicBlock(Form):
         y = self.relu(self.bn1(self.conv1(x)))
         return self.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
-    def forward(self: Any, x: Tensor) -> Tensor:
-        """Result of a map (N, C, H, W)."""
+    def forward(self: Any, x: Tensor, unseen: bool | None = None) -> Tensor:
+        """Result of a map (N, C, H, W); ``unseen`` is for a :class:`colorseg.nn.stage.Stage`."""
         y = self.activated(self.conv1, self.bn1, x)
-        return self.activated(self.conv2, self.bn2, y, self.shortcut(x))
+        return self.ended(self.conv2, self.bn2, y, x, unseen)
 
 
 class Bottleneck(Form):
@@ -77,11 +97,11 @@ class Bottleneck(Form):
         y = self.relu(self.bn2(self.conv2(y)))
         return self.relu(self.bn3(self.conv3(y)) + self.shortcut(x))
 
-    def forward(self: Any, x: Tensor) -> Tensor:
-        """Result of a map (N, C, H, W)."""
+    def forward(self: Any, x: Tensor, unseen: bool | None = None) -> Tensor:
+        """Result of a map (N, C, H, W); ``unseen`` is for a :class:`colorseg.nn.stage.Stage`."""
         y = self.activated(self.conv1, self.bn1, x)
         y = self.activated(self.conv2, self.bn2, y)
-        return self.activated(self.conv3, self.bn3, y, self.shortcut(x))
+        return self.ended(self.conv3, self.bn3, y, x, unseen)
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -26,8 +26,8 @@ std::array<Tensor, 3> gradients(const Tensor& grad_y, const Tensor& input, const
   if (others.input || others.weight || others.bias)
     all = aten_gradients(grad_y, input, weight, o, others, channels_last);
   if (own_input)
-    all[0] = pixel_convolution(grad_y, pack_pixels(weight, Packing::kWinograd2, true), {}, {},
-                               adjoint.padding, o.dilation, false);
+    all[0] = pixel_convolution(grad_y, pack_pixels(weight, Packing::kWinograd2, true), {},
+                               adjoint.padding, o.dilation);
   if (own_weight)
     all[1] = dense(weight_gradient_by_taps(grad_y, input, weight, o), is_channels_last(weight));
   return all;
@@ -81,8 +81,8 @@ Tensor any_layout_convolution(const Tensor& input_, const Tensor& weight_,
                               const OptionalTensor& bias, const ConvOptions& o,
                               bool channels_last) {
   if (channels_last && pixel_packing(input_, weight_, o, true) == Packing::kWinograd2)
-    return pixel_convolution(input_, pack_pixels(weight_, Packing::kWinograd2, false), bias, {},
-                             o.padding, o.dilation, false);
+    return pixel_convolution(input_, pack_pixels(weight_, Packing::kWinograd2, false), bias,
+                             o.padding, o.dilation);
   const Tensor input = padded(input_, o);
   // ATen lets a channels_last weight decide the layout of the output; here x decides
   const Tensor weight = channels_last ? weight_ : dense(weight_, false);

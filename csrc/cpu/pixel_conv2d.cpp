@@ -173,26 +173,26 @@ Tensor pack_pixels(const Tensor& weight_, Packing packing, bool adjoint) {
   return packed;
 }
 
-Tensor pixel_convolution(const Tensor& x, const Tensor& packed, const OptionalTensor& bias_,
-                         const OptionalTensor& residual, const Ints& padding, const Ints& dilation,
-                         bool relu) {
-  const bool winograds = packed.dim() == 4;
+void pixel_convolution(const Tensor& x, const Tensor& packed, const OptionalTensor& bias_,
+                       const float* residual, const Ints& padding, const Ints& dilation, bool relu,
+                       Tensor& y) {
   const int64_t in = packed.size(-2), out = packed.size(-3) * packed.size(-1);
-  Tensor y = new_tensor(x, output_sizes(x, packed, padding, dilation), ScalarType::Float, true);
   const OptionalTensor held = bias_ ? OptionalTensor(torch::stable::contiguous(*bias_)) : bias_;
   const float* bias = held ? held->const_data_ptr<float>() : nullptr;
-  const float* joined = residual ? residual->const_data_ptr<float>() : nullptr;
-  if (winograds) {
-    winograd(x, packed, bias, joined, padding, dilation, relu, y);
-    return y;
-  }
+  if (packed.dim() == 4) return winograd(x, packed, bias, residual, padding, dilation, relu, y);
   const auto* from = x.const_data_ptr<float>();
   auto* to = y.mutable_data_ptr<float>();
   const auto* weights = packed.const_data_ptr<float>();
   for_each_part(x.size(0) * x.size(2) * x.size(3), kMostRows, [&](int64_t first, int64_t count) {
     isa().pixels.multiply_panels({from + first * in, in, count, in, weights, out, to + first * out,
-                                  out, bias, joined ? joined + first * out : nullptr, relu});
+                                  out, bias, residual ? residual + first * out : nullptr, relu});
   });
+}
+
+Tensor pixel_convolution(const Tensor& x, const Tensor& packed, const OptionalTensor& bias,
+                         const Ints& padding, const Ints& dilation) {
+  Tensor y = new_tensor(x, output_sizes(x, packed, padding, dilation), ScalarType::Float, true);
+  pixel_convolution(x, packed, bias, nullptr, padding, dilation, false, y);
   return y;
 }
 
@@ -215,24 +215,46 @@ Tensor pack_conv2d(const Tensor& weight, int64_t packing) {
   return pack_pixels(weight, kind, false);
 }
 
-Tensor packed_conv2d(const Tensor& x, const Tensor& packed, const OptionalTensor& bias,
-                     const OptionalTensor& residual, const Ints& padding, const Ints& dilation,
-                     bool relu) {
+// Refuses what does not fit; the sizes of y.
+Ints check_packed(const Tensor& x, const Tensor& packed, const OptionalTensor& bias,
+                  const Ints& padding, const Ints& dilation) {
   COLORSEG_CHECK(x.dim() == 4 && (packed.dim() == 3 || packed.dim() == 4) &&
                      x.scalar_type() == ScalarType::Float && packed.is_contiguous() &&
                      packed.size(-1) == isa().pixels.panel && packed.size(-2) == x.size(1),
                  "packed_conv2d needs what pack_conv2d made for such an x");
   COLORSEG_CHECK(padding.size() == 4 && dilation.size() == 2, "padding has 4, dilation 2 numbers");
-  const int64_t out = packed.size(-3) * packed.size(-1);
-  const auto fits = [&](const OptionalTensor& t, const Ints& sizes) {
-    return !t || (t->scalar_type() == ScalarType::Float && sizes_of(*t) == sizes);
-  };
-  COLORSEG_CHECK(fits(bias, {out}), "the bias does not fit");
-  COLORSEG_CHECK(fits(residual, output_sizes(x, packed, padding, dilation)),
+  const Ints sizes = output_sizes(x, packed, padding, dilation);
+  COLORSEG_CHECK(
+      !bias || (bias->scalar_type() == ScalarType::Float && sizes_of(*bias) == Ints{sizes[1]}),
+      "the bias does not fit");
+  return sizes;
+}
+
+Tensor packed_conv2d(const Tensor& x, const Tensor& packed, const OptionalTensor& bias,
+                     const OptionalTensor& residual_, const Ints& padding, const Ints& dilation,
+                     bool relu) {
+  const Ints sizes = check_packed(x, packed, bias, padding, dilation);
+  COLORSEG_CHECK(!residual_ || (residual_->scalar_type() == ScalarType::Float &&
+                                sizes_of(*residual_) == sizes),
                  "the residual does not fit");
-  return pixel_convolution(dense(x, true), packed, bias,
-                           residual ? OptionalTensor(dense(*residual, true)) : residual, padding,
-                           dilation, relu);
+  const OptionalTensor residual = residual_ ? OptionalTensor(dense(*residual_, true)) : residual_;
+  Tensor y = new_tensor(x, sizes, ScalarType::Float, true);
+  pixel_convolution(dense(x, true), packed, bias,
+                    residual ? residual->const_data_ptr<float>() : nullptr, padding, dilation, relu,
+                    y);
+  return y;
+}
+
+// y = relu(conv(x) + bias + y)
+void packed_conv2d_(const Tensor& x, const Tensor& packed, const OptionalTensor& bias, Tensor y,
+                    const Ints& padding, const Ints& dilation, bool relu) {
+  const Ints sizes = check_packed(x, packed, bias, padding, dilation);
+  COLORSEG_CHECK(
+      y.scalar_type() == ScalarType::Float && sizes_of(y) == sizes && is_channels_last(y),
+      "y does not fit");
+  COLORSEG_CHECK(y.const_data_ptr() != x.const_data_ptr(), "y must not be x");
+  pixel_convolution(dense(x, true), packed, bias, y.const_data_ptr<float>(), padding, dilation,
+                    relu, y);
 }
 
 }  // namespace
@@ -242,4 +264,5 @@ STABLE_TORCH_LIBRARY_IMPL(colorseg, CPU, m) {
   m.impl("conv2d_packing", TORCH_BOX(&colorseg::cpu::conv2d_packing));
   m.impl("pack_conv2d", TORCH_BOX(&colorseg::cpu::pack_conv2d));
   m.impl("packed_conv2d", TORCH_BOX(&colorseg::cpu::packed_conv2d));
+  m.impl("packed_conv2d_", TORCH_BOX(&colorseg::cpu::packed_conv2d_));
 }

@@ -38,9 +38,8 @@ ConvOptions adjoint_options(const ConvOptions& o, const Tensor& weight);
 // [panel][input][channel], Winograd's products in front; adjoint: of the data gradient.
 Tensor pack_pixels(const Tensor& weight, Packing packing, bool adjoint);
 
-// relu(conv(x) + bias + residual) of a map in channels_last.
+// conv(x) + bias of a map in channels_last.
 Tensor pixel_convolution(const Tensor& x, const Tensor& packed, const OptionalTensor& bias,
-                         const OptionalTensor& residual, const Ints& padding, const Ints& dilation,
-                         bool relu);
+                         const Ints& padding, const Ints& dilation);
 
 }  // namespace colorseg::cpu

@@ -130,7 +130,7 @@ struct WeightView {
 };
 
 // out = relu(in * weights + bias + residual), of [rows][channels] with channels side by side.
-// Weights are packed; bias and residual, which lies as out does, may be null.
+// Weights are packed; bias and residual, which lies as out does, may be null, and residual out.
 struct PanelProduct {
   const float* in;
   int64_t in_stride, rows, in_channels;

@@ -84,7 +84,11 @@ PanelTile panel_tile(int64_t rows, std::integer_sequence<int, kRows...>) {
   return tiles[rows - 1];
 }
 
-inline void multiply_panels(const PanelProduct& p) {
+inline void multiply_panels(const PanelProduct& product) {
+  PanelProduct p = product;
+  // where sums are stored in between, what they are to be added to must be in them from the start
+  const bool adds = p.residual == p.out && p.in_channels > kPanelDepth;
+  if (adds) p.residual = nullptr;
   // tiles of nearly the same number of rows, instead of a small one at the end
   const int64_t tiles = (p.rows + kPanelRows - 1) / kPanelRows;
   for (int64_t c = 0; c < p.in_channels; c += kPanelDepth) {
@@ -94,7 +98,7 @@ inline void multiply_panels(const PanelProduct& p) {
       for (int64_t i = 0; i < tiles; ++i) {
         const int64_t row = i * p.rows / tiles, rows = (i + 1) * p.rows / tiles - row;
         panel_tile(rows, std::make_integer_sequence<int, kPanelRows>())(
-            p, p.in + row * p.in_stride + c, weights, depth, row, o, c == 0,
+            p, p.in + row * p.in_stride + c, weights, depth, row, o, c == 0 && !adds,
             c + depth == p.in_channels);
       }
     }
