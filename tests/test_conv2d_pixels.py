@@ -290,6 +290,21 @@ def test_weights_that_cannot_be_packed_so_are_refused(weight, packing):
         _C.pack_conv2d(torch.randn(weight), packing)
 
 
+def test_a_precision_per_backend_leaves_errors_small(monkeypatch):
+    """torch puts such settings into no word, and raises."""
+
+    def refuses():
+        raise RuntimeError("a mix of the legacy and new APIs")
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", refuses)
+    conv = FoldedConv2d(
+        torch.nn.Conv2d(64, 64, 3, padding=1), torch.nn.BatchNorm2d(64), torch.float32
+    )
+    with torch.no_grad():
+        conv(lay_out(torch.randn(1, 64, 8, 8), "channels_last"))
+    assert {len(weights) for weights in conv._own.values()} == {16}
+
+
 def test_strided_bias_and_weight():
     x = lay_out(torch.randn(1, 64, 40, 41), "channels_last")
     weight = (0.1 * torch.randn(64, 64, 3, 6))[..., ::2]

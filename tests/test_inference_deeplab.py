@@ -173,3 +173,28 @@ def test_a_stage_leaves_its_input_alone(deeplab):
     assert torch.equal(x, before)
     assert torch.equal(y, again)
     assert y.data_ptr() != again.data_ptr()
+
+
+class Keeper(nn.ReLU):
+    """A user's module that remembers its result."""
+
+    def forward(self, x):
+        self.last = super().forward(x)
+        self.copied = self.last.clone()
+        return self.last
+
+
+@pytest.mark.parametrize("place", ["layer2.0.relu", "layer2.0.downsample.2"])
+def test_what_a_module_has_kept_stays(deeplab, place):
+    model = copy.deepcopy(deeplab)
+    parent, name = place.rsplit(".", 1)
+    model.backbone.get_submodule(parent).add_module(name, Keeper())
+    optimized = optimize_for_inference(model)
+    optimized(torch.randn(2, 3, 64, 72))
+    keeper = optimized.backbone.get_submodule(place)
+    assert torch.equal(keeper.last, keeper.copied)
+
+
+def test_maps_of_one_pixel(deeplab):
+    x = torch.randn(2, 3, 8, 8)
+    assert_close(optimize_for_inference(deeplab)(x)["out"], exact(deeplab, x)["out"])

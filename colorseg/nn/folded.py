@@ -106,7 +106,7 @@ class FoldedConv2d(nn.Module):
 
     def _own_packed(self, x: Tensor) -> Tensor | None:
         """The weight as the library's own kernel reads it, None where oneDNN is faster."""
-        exact = torch.get_float32_matmul_precision() == "highest"
+        exact = _is_exact()
         packing = self._packings.get((x.shape, exact))
         if packing is None:
             layout = self.stride, _sides(self.padding), self.dilation, self.groups
@@ -118,8 +118,20 @@ class FoldedConv2d(nn.Module):
 
 
 def _is_dense(residual: Tensor | None) -> TypeGuard[Tensor]:
-    """Whether a result can take its place."""
-    return residual is not None and residual.is_contiguous(memory_format=torch.channels_last)
+    """Whether a result can take its place; a map of one pixel, which is of both layouts, cannot."""
+    return (
+        residual is not None
+        and residual.is_contiguous(memory_format=torch.channels_last)
+        and not residual.is_contiguous()
+    )
+
+
+def _is_exact() -> bool:
+    """Whether float32 products must not be less exact than they could be."""
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # set per backend, which torch refuses to put into one word
+        return True
 
 
 def _sides(padding: Any) -> list[int]:

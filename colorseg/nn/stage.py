@@ -2,8 +2,12 @@
 
 from torch import Tensor, nn
 
+from colorseg.nn.blocks import FusedSequential
+from colorseg.nn.folded import FoldedConv2d
 from colorseg.nn.forms import BasicBlock, Bottleneck
 from colorseg.nn.functional import one_by_one, why_not_readable
+
+_KEEP_NOTHING = {FoldedConv2d, nn.Identity, nn.ReLU, nn.Sequential, FusedSequential}
 
 
 class Stage(nn.Sequential):
@@ -25,7 +29,11 @@ class Stage(nn.Sequential):
 
 
 def _is_watched(block: nn.Module, x: Tensor) -> bool:
-    return one_by_one(x) or any(why_not_readable(module) for module in block.modules())
+    """Whether anything but the block may have kept a map of it: a hook, or a module of a user's."""
+    return one_by_one(x) or any(
+        why_not_readable(module) or (module is not block and type(module) not in _KEEP_NOTHING)
+        for module in block.modules()
+    )
 
 
 def make_stages(model: nn.Module) -> None:

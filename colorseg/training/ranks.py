@@ -25,8 +25,11 @@ def _store() -> dict[str, Any]:
     """Where the ranks that torchrun started find each other, as arguments of :func:`join`.
 
     After a restart torchrun's default rendezvous still holds what the ranks before have written:
-    one that reads an address before it is written anew waits for a process that is gone.
+    one that reads an address before it is written anew waits for a process that is gone.  So each
+    attempt has keys of its own; of several nodes each one counts its attempts for itself.
     """
+    if os.environ.get("GROUP_WORLD_SIZE") != "1":
+        return {}
     store, rank, size = next(dist.rendezvous("env://"))
     attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
     return {"store": dist.PrefixStore(attempt, store), "rank": rank, "world_size": size}

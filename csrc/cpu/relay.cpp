@@ -44,8 +44,12 @@ class Leg {
       return ++held_, piece;
     }
     if (held_ > 0) done_.fetch_add(held_, std::memory_order_release);
-    for (int spins = 0; done_.load(std::memory_order_acquire) < pieces_; ++spins)
-      spins < kSpins ? pause() : std::this_thread::yield();
+    for (int spins = 0; done_.load(std::memory_order_acquire) < pieces_;) {
+      if (spins < kSpins)
+        ++spins, pause();
+      else
+        std::this_thread::yield();
+    }
     return -1;
   }
 
