@@ -139,7 +139,7 @@ std::vector<float> pack_forward(const ConvPlan& p, const float* weight) {
 }
 
 void convolve_pieces(const ConvPlan& p, const Sources& sources, const float* packed,
-                     const float* bias, const Finish& finish, FunctionRef<int64_t()> next) {
+                     const float* bias, const Finish& finish, NextPiece next) {
   const Geometry& g = p.geometry;
   const auto multiply = p.pairs ? pair_kernels()->multiply : isa().conv.multiply;
   ConvScratch& s = scratch_of(p, false);

@@ -75,9 +75,11 @@ std::vector<float> pack_forward(const ConvPlan& plan, const float* weight);
 void convolve(const ConvPlan& plan, const Sources& sources, const float* packed, const float* bias,
               const Finish& finish);
 
+using NextPiece = FunctionRef<int64_t()>;
+
 // The same on the calling thread alone, for the pieces that next() returns until it is negative.
 void convolve_pieces(const ConvPlan& plan, const Sources& sources, const float* packed,
-                     const float* bias, const Finish& finish, FunctionRef<int64_t()> next);
+                     const float* bias, const Finish& finish, NextPiece next);
 
 // The lines [first, last) of the gradient of one channel of y, of image n; the result points at
 // line 0.

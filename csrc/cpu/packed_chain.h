@@ -69,7 +69,6 @@ struct ChainPlan {
 };
 
 // Layer i for the images at x, as the threads of a relay share it; y is theirs, too.
-using NextPiece = FunctionRef<int64_t()>;
 void run_pair_layer(const ChainPlan& plan, int64_t i, const float* packed, uint16_t* y, float* maps,
                     NextPiece next);
 

@@ -75,7 +75,7 @@ class Leg {
 }  // namespace
 
 void run_relay(const std::vector<int64_t>& pieces, int64_t threads,
-               FunctionRef<void(int64_t layer, FunctionRef<int64_t()> next)> run) {
+               FunctionRef<void(int64_t layer, NextPiece next)> run) {
   const auto layers = static_cast<int64_t>(pieces.size());
   Counter* const done = counters_of(layers * (threads + 1));
   torch::stable::parallel_for(0, threads, 1, [&](int64_t first, int64_t last) {

@@ -13,6 +13,6 @@ namespace colorseg::cpu {
 // A thread has pieces of its own, the same at each call, whose maps its caches hold; then it takes
 // what others have not begun, so that none waits for one that never came.
 void run_relay(const std::vector<int64_t>& pieces, int64_t threads,
-               FunctionRef<void(int64_t layer, FunctionRef<int64_t()> next)> run);
+               FunctionRef<void(int64_t layer, NextPiece next)> run);
 
 }  // namespace colorseg::cpu
