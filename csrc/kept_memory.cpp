@@ -1,5 +1,7 @@
 #include "kept_memory.h"
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+
 #include <algorithm>
 #include <mutex>
 #include <new>
@@ -115,7 +117,7 @@ Ints dense_strides(const Ints& sizes, bool channels_last) {
   int64_t stride = 1;
   const auto next = [&](size_t dimension) {
     strides[dimension] = stride;
-    stride *= sizes[dimension];
+    stride *= std::max<int64_t>(sizes[dimension], 1);
   };
   if (channels_last) {
     for (const size_t dimension : {1, 3, 2, 0}) next(dimension);
@@ -140,6 +142,12 @@ int64_t bytes_of(ScalarType dtype) {
   }
 }
 
+// How the C shim takes a dtype or a type of device.
+template <typename Kind>
+int32_t code_of(Kind kind) {
+  return torch::stable::detail::to<int32_t>(torch::stable::detail::from(kind));
+}
+
 }  // namespace
 
 int64_t limit_kept_memory(int64_t bytes) { return memory().limit(std::max<int64_t>(bytes, 0)); }
@@ -147,15 +155,21 @@ int64_t limit_kept_memory(int64_t bytes) { return memory().limit(std::max<int64_
 int64_t kept_memory() { return memory().kept(); }
 
 Tensor new_tensor(const Tensor& like, const Ints& sizes, ScalarType dtype, bool channels_last) {
+  const Ints strides = dense_strides(sizes, channels_last);
+  const auto device = like.device();
   if (like.is_cpu()) {
     int64_t bytes = bytes_of(dtype);
     for (const int64_t size : sizes) bytes *= size;
     if (void* data = memory().take(bytes))
-      return torch::stable::from_blob(data, sizes, dense_strides(sizes, channels_last),
-                                      like.device(), dtype, &give_back);
+      return torch::stable::from_blob(data, sizes, strides, device, dtype, &give_back);
   }
-  return torch::stable::empty(sizes, dtype, std::nullopt, like.device(), std::nullopt,
-                              format_of(channels_last));
+  // not torch::stable::empty, which looks the operator up by its name and passes it a stack
+  AtenTensorHandle made;
+  check_torch(
+      aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
+                               code_of(dtype), code_of(device.type()), device.index(), &made),
+      "the allocation of a tensor");
+  return Tensor(made);
 }
 
 }  // namespace colorseg

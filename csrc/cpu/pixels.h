@@ -60,6 +60,16 @@ class PixelScratch {
   std::unique_ptr<T[]> memory_;
 };
 
+// Of the same kernel for two types of labels, the one for these.
+template <typename Int64, typename Uint8>
+constexpr Int64 of_labels(const int64_t*, Int64 kernel, Uint8) {
+  return kernel;
+}
+template <typename Int64, typename Uint8>
+constexpr Uint8 of_labels(const uint8_t*, Int64, Uint8 kernel) {
+  return kernel;
+}
+
 // Where labels come from: ready ones, or RGB quantised with a palette.  fill() writes -1 where
 // ignored.
 template <typename T>
@@ -67,24 +77,36 @@ class LabelSource {
  public:
   LabelSource(const Tensor& target, const OptionalTensor& palette, const PixelShape& s,
               std::optional<int64_t> ignore_index)
-      : target_(torch::stable::contiguous(target)),
+      : target_(target.is_contiguous() ? target : torch::stable::contiguous(target)),
         shape_(s),
         ignore_index_(ignore_index),
         rgb_(target.dim() == 4) {
-    if (!rgb_) return;
+    if (!rgb_) {
+      const void* labels = target_.const_data_ptr();  // uint8 and bool are both one byte
+      if (target_.scalar_type() == ScalarType::Long) {
+        int64_ = static_cast<const int64_t*>(labels);
+      } else {
+        uint8_ = static_cast<const uint8_t*>(labels);
+      }
+      return;
+    }
     palette_ = torch::stable::contiguous(torch::stable::to(*palette, dtype()));
     if (target_.scalar_type() != ScalarType::Byte) target_ = torch::stable::to(target_, dtype());
   }
 
   void fill(const Chunk& chunk, int32_t* labels) {
-    if (rgb_) {
-      quantize(chunk, labels);
-    } else if (target_.scalar_type() == ScalarType::Long) {
-      convert(target_.const_data_ptr<int64_t>(), isa().labels_from_int64, chunk, labels);
-    } else {  // uint8 and bool are both one byte
-      convert(static_cast<const uint8_t*>(target_.const_data_ptr()), isa().labels_from_uint8, chunk,
-              labels);
-    }
+    if (rgb_) return quantize(chunk, labels);
+    read(chunk, [&](const auto* target, int64_t ignored) {
+      const auto convert = of_labels(target, isa().labels_from_int64, isa().labels_from_uint8);
+      return convert(chunk.count, target, shape_.channels, ignored, labels);
+    });
+  }
+
+  // Hands the ready labels of a chunk, int64_t or uint8_t, and the ignored one to a kernel that
+  // returns how many others are out of range.
+  template <typename Kernel>
+  void read(const Chunk& chunk, const Kernel& kernel) {
+    int64_ ? read_from(int64_, chunk, kernel) : read_from(uint8_, chunk, kernel);
   }
 
   // What soft targets are made of; `rgb` [3][kChunkPixels] is where its values are kept.
@@ -117,9 +139,9 @@ class LabelSource {
   }
 
   template <typename Label, typename Kernel>
-  void convert(const Label* target, Kernel kernel, const Chunk& chunk, int32_t* labels) {
+  void read_from(const Label* target, const Chunk& chunk, const Kernel& kernel) {
     target += chunk.n * shape_.pixels() + chunk.first;
-    const int64_t bad = kernel(chunk.count, target, shape_.channels, ignored_label(), labels);
+    const int64_t bad = kernel(target, ignored_label());
     if (bad == 0) return;
     const Label* first = std::find_if(target, target + chunk.count, [&](Label t) {
       const auto label = static_cast<int64_t>(t);
@@ -154,6 +176,8 @@ class LabelSource {
   }
 
   Tensor target_;
+  const int64_t* int64_ = nullptr;  // ready labels, in one of both types
+  const uint8_t* uint8_ = nullptr;
   OptionalTensor palette_;
   PixelShape shape_;
   std::optional<int64_t> ignore_index_;

@@ -23,17 +23,25 @@ std::vector<double> class_sums(const Tensor& logits, bool channels_last, LabelSo
                                const PixelShape& s, const Ints& classes, const Kept<T>& kept) {
   const int64_t selected = static_cast<int64_t>(classes.size()), width = 3 * selected;
   std::vector<double> parts(chunk_count(s) * width), sums(s.n * width);
+  const auto* z = logits.const_data_ptr<T>();
   for_each_chunk(s, [&](const Chunk& chunk) {
+    const auto view = logits_at(z, s, channels_last, chunk);
+    double* part = &parts[chunk.index * width];
+    if (s.channels == 2) {
+      T* slopes = kept.slopes ? kept.slopes + (view.data - z) : nullptr;
+      return source.read(chunk, [&](const auto* target, int64_t ignored) {
+        const auto add = of_labels(target, kernels<T>().soft_iou_sums_of_int64,
+                                   kernels<T>().soft_iou_sums_of_uint8);
+        return add(view, chunk.count, target, ignored, classes.data(), selected, part, slopes);
+      });
+    }
     int32_t labels[kChunkPixels];
     const PixelScratch<T> scratch((s.channels + 2 * selected) * kLanes);
     source.fill(chunk, labels);
-    const auto* z = logits.const_data_ptr<T>();
-    const auto view = logits_at(z, s, channels_last, chunk);
     if (kept.labels)
       isa().labels_to_uint8(chunk.count, labels, kept.labels + chunk.n * s.pixels() + chunk.first);
     kernels<T>().soft_iou_sums(view, chunk.count, labels, classes.data(), selected, scratch.get(),
-                               &parts[chunk.index * width],
-                               kept.slopes ? kept.slopes + (view.data - z) : nullptr);
+                               part);
   });
   source.throw_if_out_of_range();
   for (int64_t i = 0; i < chunk_count(s); ++i) {
@@ -77,13 +85,17 @@ SoftIou soft_iou_of(const Tensor& sums, int64_t index, const SoftIouOptions& o) 
 Tensor reduced_loss(const Tensor& sums, const SoftIouOptions& o, ScalarType dtype) {
   const std::vector<double> w = normalized_weights(o);
   const int64_t rows = sums.size(0), selected = sums.size(1);
-  Tensor values =
-      new_tensor(sums, o.per_image ? Ints{rows, selected} : Ints{selected}, ScalarType::Double);
-  double* out = values.mutable_data_ptr<double>();
+  const bool each = o.reduction == Reduction::kNone;
+  std::vector<double> values(each ? rows * selected : 0);
   double total = 0;
-  for (int64_t i = 0; i < rows * selected; ++i)
-    total += out[i] = w[i % selected] * soft_iou_of(sums, i, o).loss;
-  if (o.reduction == Reduction::kNone) return torch::stable::to(values, dtype);
+  for (int64_t i = 0; i < rows * selected; ++i) {
+    const double value = w[i % selected] * soft_iou_of(sums, i, o).loss;
+    total += value;
+    if (each) values[i] = value;
+  }
+  if (each)
+    return tensor_of(values.data(), o.per_image ? Ints{rows, selected} : Ints{selected}, sums,
+                     dtype);
   return scalar_of(sums, o.reduction == Reduction::kMean ? total / double(rows * selected) : total,
                    dtype);
 }
@@ -103,19 +115,21 @@ std::tuple<Tensor, Tensor, Tensor> soft_iou_loss(const Tensor& logits_, const Te
   COLORSEG_CHECK(!keep || s.channels <= 255, "keep needs at most 255 channels, got ", s.channels);
   const Tensor logits = dense(logits_, channels_last);
   const bool two = s.channels == 2;
-  Tensor sums = nothing(logits);
-  Tensor kept = keep && two ? first_channel(new_tensor(logits, {s.n, 2, s.height, s.width},
-                                                       logits.scalar_type(), channels_last))
-                            : new_tensor(logits, keep ? Ints{s.n, s.height, s.width} : Ints{0},
-                                         two ? logits.scalar_type() : ScalarType::Byte);
+  const Tensor kept = keep && two
+                          ? first_channel(new_tensor(logits, {s.n, 2, s.height, s.width},
+                                                     logits.scalar_type(), channels_last))
+                          : new_tensor(logits, keep ? Ints{s.n, s.height, s.width} : Ints{0},
+                                       two ? logits.scalar_type() : ScalarType::Byte);
+  std::vector<double> parts;
   dispatch_dtype(logits, "soft_iou_loss", [&](auto zero) {
     using T = decltype(zero);
     LabelSource<T> source(target, {}, s, ignore_index);
     const Kept<T> to{keep && !two ? kept.mutable_data_ptr<uint8_t>() : nullptr,
                      keep && two ? kept.mutable_data_ptr<T>() : nullptr};
-    sums = intersection_and_union(class_sums(logits, channels_last, source, s, classes, to), logits,
-                                  s.n, static_cast<int64_t>(classes.size()), per_image);
+    parts = class_sums(logits, channels_last, source, s, classes, to);
   });
+  const Tensor sums =
+      intersection_and_union(parts, logits, s.n, static_cast<int64_t>(classes.size()), per_image);
   return {reduced_loss(sums, o, logits.scalar_type()), sums, kept};
 }
 

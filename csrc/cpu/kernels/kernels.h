@@ -68,6 +68,12 @@ struct PixelGradient {
   T common;
 };
 
+// soft_iou_sums of two channels from ready labels, as Isa's labels_from_* take them; returns what
+// those return.  slopes may be null and has the pixels' stride.
+template <typename T, typename Label>
+using TwoClassSums = int64_t (*)(Logits<T>, int64_t pixels, const Label* target, int64_t ignore,
+                                 const int64_t* classes, int64_t selected, double* sums, T* slopes);
+
 template <typename T>
 struct Kernels {
   // 2x2 resampling
@@ -107,9 +113,11 @@ struct Kernels {
                                  T* grad);
   void (*scale)(int64_t count, T factor, T* values);  // in place
   // sums is [selected][3]: intersection, probability, target; scratch additionally [2 * selected *
-  // kLanes]; slopes may be null and is written for two channels alone, with the pixels' stride
+  // kLanes]
   void (*soft_iou_sums)(Logits<T>, int64_t pixels, const int32_t* labels, const int64_t* classes,
-                        int64_t selected, T* scratch, double* sums, T* slopes);
+                        int64_t selected, T* scratch, double* sums);
+  TwoClassSums<T, int64_t> soft_iou_sums_of_int64;
+  TwoClassSums<T, uint8_t> soft_iou_sums_of_uint8;
   // inside, outside: dL/d(probability) of a selected class where it is, and where it is not, the
   // target
   void (*soft_iou_backward)(Logits<T>, int64_t pixels, const int32_t* labels,

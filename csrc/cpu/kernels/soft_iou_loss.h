@@ -4,7 +4,6 @@
 
 #include "logits.h"
 #include "math.h"
-#include "two_classes.h"
 
 namespace colorseg::cpu::COLORSEG_ISA {
 
@@ -30,9 +29,7 @@ inline void softmax_of(Block<const T> z, int64_t channels, T* tile) {
 
 template <typename T>
 void soft_iou_sums(Logits<T> logits, int64_t pixels, const int32_t* labels, const int64_t* classes,
-                   int64_t selected, T* scratch, double* sums, T* slopes) {
-  if (logits.channels == 2)
-    return soft_iou_sums_of_two(logits, pixels, labels, classes, selected, sums, slopes);
+                   int64_t selected, T* scratch, double* sums) {
   T* __restrict partial = scratch + logits.channels * kLanes;  // [selected][2][kLanes]
   for (int64_t i = 0; i < 2 * selected * kLanes; ++i) partial[i] = T(0);
   for (int64_t k = 0; k < 3 * selected; ++k) sums[k] = 0;

@@ -11,6 +11,7 @@
 #include "place.h"
 #include "resample.h"
 #include "soft_iou_loss.h"
+#include "two_classes.h"
 #include "winograd_gradient.h"
 
 namespace colorseg::cpu::COLORSEG_ISA {
@@ -33,6 +34,8 @@ constexpr Kernels<T> table() {
           cross_entropy_backward<T>,
           scale<T>,
           soft_iou_sums<T>,
+          soft_iou_sums_of_two<T, int64_t>,
+          soft_iou_sums_of_two<T, uint8_t>,
           soft_iou_backward<T>,
           soft_iou_backward_in_place<T>};
 }
