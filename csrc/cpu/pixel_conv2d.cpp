@@ -1,9 +1,11 @@
 #include "pixel_conv2d.h"
 
+#include "pixel_lattice.h"
+#include "pixel_parts.h"
+
 namespace colorseg::cpu {
 namespace {
 
-constexpr int64_t kMostRows = 144;  // pixels or squares at a time: their maps stay in the caches
 constexpr int64_t kMostScratch = 20 << 18;  // floats of a thread's transformed patches and products
 // Winograd's transforms cost as much as so many products, which few channels would not pay for.
 constexpr double kTransforms = 1.2;
@@ -40,26 +42,34 @@ double winograd_products(const Tensor& x, const ConvOptions& o, const WinogradKe
   return products;
 }
 
+Packing lattice_packing(int64_t lines) {
+  constexpr Packing packings[] = {Packing::kNone, Packing::kLattice1, Packing::kLattice2,
+                                  Packing::kLattice3};
+  return packings[lines];
+}
+// Of the taps along one axis, see pixel_lattice.h; 0 for other packings.
+int64_t lattice_forms(Packing packing) {
+  switch (packing) {
+    case Packing::kLattice1:
+      return 1;
+    case Packing::kLattice2:
+      return 3;
+    case Packing::kLattice3:
+      return 7;
+    default:
+      return 0;
+  }
+}
+
 const WinogradKernels& winograd_kernels(const Tensor& packed) {
   const PixelKernels& kernels = isa().pixels;
   return packed.size(0) == kernels.winograd2.products ? kernels.winograd2 : kernels.winograd4;
 }
 
-// Calls body(first, count) for parts of nearly the same size, as many for each thread.
-template <typename Body>
-void for_each_part(int64_t rows, int64_t most, const Body& body) {
-  const int64_t threads = torch::stable::get_num_threads();
-  const int64_t parts = std::min(rows, threads * ((rows + threads * most - 1) / (threads * most)));
-  torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      body(i * rows / parts, (i + 1) * rows / parts - i * rows / parts);
-  });
-}
-
 Ints output_sizes(const Tensor& x, const Tensor& packed, const Ints& padding,
                   const Ints& dilation) {
   const ConvOptions o{{1, 1}, padding, dilation, 1, false, {0, 0}};
-  const int64_t kernel = packed.dim() == 4 ? 3 : 1;
+  const int64_t kernel = packed.dim() > 3 ? 3 : 1;
   return {x.size(0), packed.size(-3) * packed.size(-1), conv_output_size(x.size(2), kernel, 0, o),
           conv_output_size(x.size(3), kernel, 1, o)};
 }
@@ -112,12 +122,6 @@ Connected connected_lines(int64_t y_size, int64_t x_size, int64_t tap, int axis,
   return {std::max<int64_t>(0, -shift), std::min(y_size, x_size - shift), shift};
 }
 
-float* thread_scratch(int64_t count) {
-  thread_local std::vector<float> storage;
-  if (storage.size() < static_cast<size_t>(count)) storage.resize(count);
-  return storage.data();
-}
-
 Packing pixel_packing(const Tensor& x, const Tensor& weight, const ConvOptions& o, bool each_call,
                       bool exact) {
   const int64_t height = weight.size(2), width = weight.size(3);
@@ -132,6 +136,9 @@ Packing pixel_packing(const Tensor& x, const Tensor& weight, const ConvOptions& 
   const double live = live_products(x, o);
   const double by2 = winograd_products(x, o, isa().pixels.winograd2);
   const double by4 = winograd_products(x, o, isa().pixels.winograd4);
+  const int64_t lines = each_call ? 0 : lattice_lines(x, o);
+  if (lines > 0 && lattice_products(x, o) < std::min({live, by2, exact ? by2 : by4}))
+    return lattice_packing(lines);
   if (std::min(by2, exact ? by2 : by4) >= live) return Packing::kNone;
   return exact || by2 <= by4 ? Packing::kWinograd2 : Packing::kWinograd4;
 }
@@ -163,12 +170,19 @@ Tensor pack_pixels(const Tensor& weight_, Packing packing, bool adjoint) {
   const WinogradKernels* winograd = packing == Packing::kWinograd2   ? &kernels.winograd2
                                     : packing == Packing::kWinograd4 ? &kernels.winograd4
                                                                      : nullptr;
+  const int64_t forms = lattice_forms(packing);
   if (winograd) sizes.insert(sizes.begin(), winograd->products);
+  if (forms) sizes.insert(sizes.begin(), {forms, forms});
   Tensor packed = new_tensor(weight, sizes, ScalarType::Float);
   auto* to = packed.mutable_data_ptr<float>();
   torch::stable::parallel_for(0, panels, 1, [&](int64_t begin, int64_t end) {
-    const auto pack = winograd ? winograd->pack : kernels.pack_panel;
-    for (int64_t i = begin; i < end; ++i) pack(view, i, to);
+    for (int64_t i = begin; i < end; ++i) {
+      if (forms) {
+        kernels.pack_lattice(view, forms, i, to);
+      } else {
+        (winograd ? winograd->pack : kernels.pack_panel)(view, i, to);
+      }
+    }
   });
   return packed;
 }
@@ -179,6 +193,7 @@ void pixel_convolution(const Tensor& x, const Tensor& packed, const OptionalTens
   const int64_t in = packed.size(-2), out = packed.size(-3) * packed.size(-1);
   const OptionalTensor held = bias_ ? OptionalTensor(torch::stable::contiguous(*bias_)) : bias_;
   const float* bias = held ? held->const_data_ptr<float>() : nullptr;
+  if (packed.dim() == 5) return lattice_convolution(x, packed, bias, residual, dilation, relu, y);
   if (packed.dim() == 4) return winograd(x, packed, bias, residual, padding, dilation, relu, y);
   const auto* from = x.const_data_ptr<float>();
   auto* to = y.mutable_data_ptr<float>();
@@ -207,8 +222,8 @@ int64_t conv2d_packing(const Tensor& x, const Tensor& weight, const Ints& stride
 Tensor pack_conv2d(const Tensor& weight, int64_t packing) {
   const int64_t panel = isa().pixels.panel, taps = weight.size(2) * weight.size(3);
   const auto kind = static_cast<Packing>(packing);
-  COLORSEG_CHECK(((kind == Packing::kPanels && taps == 1) ||
-                  ((kind == Packing::kWinograd2 || kind == Packing::kWinograd4) && taps == 9)) &&
+  COLORSEG_CHECK(kind > Packing::kNone && kind <= Packing::kLattice3 &&
+                     taps == (kind == Packing::kPanels ? 1 : 9) &&
                      weight.scalar_type() == ScalarType::Float && weight.size(0) % panel == 0 &&
                      weight.size(1) % panel == 0,
                  "pack_conv2d needs a weight and what conv2d_packing says of it");
@@ -218,11 +233,16 @@ Tensor pack_conv2d(const Tensor& weight, int64_t packing) {
 // Refuses what does not fit; the sizes of y.
 Ints check_packed(const Tensor& x, const Tensor& packed, const OptionalTensor& bias,
                   const Ints& padding, const Ints& dilation) {
-  COLORSEG_CHECK(x.dim() == 4 && (packed.dim() == 3 || packed.dim() == 4) &&
+  COLORSEG_CHECK(x.dim() == 4 && packed.dim() >= 3 && packed.dim() <= 5 &&
                      x.scalar_type() == ScalarType::Float && packed.is_contiguous() &&
                      packed.size(-1) == isa().pixels.panel && packed.size(-2) == x.size(1),
                  "packed_conv2d needs what pack_conv2d made for such an x");
   COLORSEG_CHECK(padding.size() == 4 && dilation.size() == 2, "padding has 4, dilation 2 numbers");
+  if (packed.dim() == 5) {
+    const int64_t lines = lattice_lines(x, {{1, 1}, padding, dilation, 1, false, {0, 0}});
+    COLORSEG_CHECK(lines > 0 && lattice_forms(lattice_packing(lines)) <= packed.size(0),
+                   "the weight is packed for lattices of fewer lines, or another padding");
+  }
   const Ints sizes = output_sizes(x, packed, padding, dilation);
   COLORSEG_CHECK(
       !bias || (bias->scalar_type() == ScalarType::Float && sizes_of(*bias) == Ints{sizes[1]}),

@@ -22,10 +22,8 @@ struct Connected {
 Connected connected_lines(int64_t y_size, int64_t x_size, int64_t tap, int axis,
                           const ConvOptions& o);
 
-// Memory of this thread until the next call, uninitialized.
-float* thread_scratch(int64_t count);
-
-enum class Packing { kNone, kPanels, kWinograd2, kWinograd4 };  // of 2x2 and of 4x4 outputs
+// Winograd's of 2x2 and of 4x4 outputs; of lattices with one, two and three lines.
+enum class Packing { kNone, kPanels, kWinograd2, kWinograd4, kLattice1, kLattice2, kLattice3 };
 
 // The one that is faster than ATen's convolution, if any.  each_call: with the packing.  exact: the
 // error must stay below that of direct products, which rules out kWinograd4.

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "pixel_conv2d.h"
+#include "pixel_parts.h"
 
 namespace colorseg::cpu {
 namespace {

@@ -163,6 +163,27 @@ struct PixelWinograd {
   int64_t square_rows, square_columns;
 };
 
+// Of the lines of a map that are as far apart as the dilation: the phases, first lines, of those
+// sets of them that have as many lines, one to three.
+struct LatticeAxis {
+  int64_t size, dilation, first, phases, lines;
+};
+
+// A 3x3 convolution of maps in channels_last that are padded by the dilation.
+struct PixelLattices {
+  const float *x, *weights;
+  float* y;
+  const float *bias, *residual;  // as in PanelProduct
+  bool relu;
+  int64_t in_channels, out_channels, forms;  // forms: of the packed weights, each way
+  LatticeAxis axis[2];
+};
+
+// Of the lattices of a convolution, and of its panels of output channels.
+struct LatticePart {
+  int64_t first, count, first_panel, panels;
+};
+
 // The gradient of one tap's weights, [y_channels][x_channels] with rows out_stride apart: the sum
 // over pairs of pixels, whose numbers are given, of the product of their channels.
 struct WeightGradient {
@@ -187,6 +208,9 @@ struct PixelKernels {
   void (*pack_panel)(const WeightView&, int64_t panel, float* packed);
   void (*multiply_panels)(const PanelProduct&);
   WinogradKernels winograd2, winograd4;
+  void (*pack_lattice)(const WeightView&, int64_t forms, int64_t panel, float* packed);
+  int64_t (*lattice_scratch)(const PixelLattices&, const LatticePart&);
+  void (*lattice)(const PixelLattices&, const LatticePart&, float* scratch);
   int64_t (*gradient_scratch)(int64_t y_channels);
   // adds to the rows [first, last)
   void (*gradient)(const WeightGradient&, int64_t first, int64_t last, float* scratch);

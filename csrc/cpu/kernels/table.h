@@ -7,6 +7,7 @@
 #include "normalize.h"
 #include "peak.h"
 #include "pixel_gradient.h"
+#include "pixel_lattice.h"
 #include "pixel_winograd.h"
 #include "place.h"
 #include "resample.h"
@@ -74,6 +75,9 @@ constexpr PixelKernels pixel_table() {
           multiply_panels,
           winograd_table<Square2>(),
           winograd_table<Square4>(),
+          pack_pixel_lattice,
+          pixel_lattice_scratch,
+          pixel_lattice,
           pixel_gradient_scratch,
           pixel_gradient};
 }
