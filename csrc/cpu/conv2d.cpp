@@ -73,13 +73,12 @@ ConvGradients own_convolution_backward(const OwnConvolution& own, const Gradient
   return g;
 }
 
-namespace {
-
-// Lines of 8 are a ninth zeros here: with many channels and nothing to fuse, ATen is faster.
 bool left_to_aten(const ConvShape& s, const ConvOptions& o, const Prologue& prologue) {
   return !o.transposed && !prologue.any() && s.skip_channels == 0 &&
          s.out_height * s.out_width <= 64 && std::min(s.in_channels, s.out_channels) >= 32;
 }
+
+namespace {
 
 std::optional<OwnConvolution> convolution_alone(const Tensor& x, const Tensor& weight,
                                                 const OptionalTensor& skip,

@@ -17,6 +17,10 @@ std::optional<OwnConvolution> own_convolution(const Tensor& x, const Tensor& wei
                                               const OptionalTensor& skip, const Prologue& prologue,
                                               const ConvOptions& o, const ConvShape& s);
 
+// Lines of 8 are a ninth zeros here: with many channels and nothing to fuse in front of or within a
+// convolution, ATen's is faster.
+bool left_to_aten(const ConvShape& s, const ConvOptions& o, const Prologue& prologue);
+
 // All gradients, from lines of the gradient of y made on the fly.  Bias: nothing unless needed.
 ConvGradients own_convolution_backward(const OwnConvolution& own, const GradientLines& gradient,
                                        const Tensor& x, const Tensor& weight,

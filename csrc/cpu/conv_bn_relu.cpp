@@ -47,7 +47,10 @@ Block forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
   const BlockShape s = check_conv_bn_relu(x, conv, resample, bn, residual_);
   const bool up = resample == Resample::kUpsample2;
   const bool statistics_needed = bn.batch_statistics && s.normalized() > 0;
-  const auto own = own_convolution(x, weight, skip, prologue, o, s.conv);
+  // in training ours makes up for it by taking the statistics on the way
+  const bool alone = !keep && resample != Resample::kMaxPool2 && left_to_aten(s.conv, o, prologue);
+  const auto own = alone ? std::optional<OwnConvolution>()
+                         : own_convolution(x, weight, skip, prologue, o, s.conv);
   Block block{x, own ? convolve_block(*own, weight, bias, s, statistics_needed)
                      : aten_block(x, weight, bias, skip, prologue, o, s, statistics_needed)};
   if (!statistics_needed) {
