@@ -2,16 +2,22 @@
 
 import csv
 import os
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from colorseg.cli import main
 from colorseg.training import ranks
 
 FLAGS = ["train", "unet", "--num-filters", "4", "--batch-size", "100"]
+
+# the installed package, not the source tree in the current folder
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"}
 
 
 def torchrun(*arguments, program=("-m", "colorseg"), restarts=0):
@@ -19,12 +25,16 @@ def torchrun(*arguments, program=("-m", "colorseg"), restarts=0):
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
         "--max-restarts", str(restarts),
     ]  # fmt: skip
-    # the installed package, not the source tree in the current folder
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"}
     return subprocess.run(
-        [*command, *program, *arguments], env=environment, capture_output=True, text=True,
+        [*command, *program, *arguments], env=ENVIRONMENT, capture_output=True, text=True,
         timeout=120,
     )  # fmt: skip
+
+
+def free_port():
+    with socket.socket() as any_port:
+        any_port.bind(("localhost", 0))
+        return any_port.getsockname()[1]
 
 
 def rows(out):
@@ -62,9 +72,10 @@ def test_two_processes_train_as_one_and_go_on(tmp_path):
     assert [row["epoch"] for row in rows(out)] == ["1", "2"]
 
 
-# kills the second rank behind the first epoch, unless it was started again
+# kills the second rank behind the first epoch, once
 KILLED = """
 import os, signal, sys
+from pathlib import Path
 from colorseg.cli import main
 from colorseg.training import ranks
 from colorseg.training.run import Run
@@ -74,7 +85,9 @@ epoch = Run.epoch
 def killed(run):
     epoch(run)
     ranks.wait()  # the first one writes
-    if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    mark = Path(sys.argv[-1] + ".killed")
+    if os.environ["RANK"] == "1" and not mark.exists():
+        mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
 
 Run.epoch = killed
@@ -101,6 +114,48 @@ def test_a_run_whose_rank_died_goes_on_behind_the_last_epoch(tmp_path):
     for row in (*runs[0], *runs[1], *whole):
         del row["seconds"], row["images_per_second"]
     assert runs == [whole, whole]
+
+
+def test_nodes_start_again_together(tmp_path):
+    """Each has a torchrun of its own, which counts its attempts for itself."""
+    (tmp_path / "killed.py").write_text(KILLED)
+    out, port = tmp_path / "run", free_port()
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1",
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--max-restarts", "2",
+        str(tmp_path / "killed.py"), *FLAGS, "--epochs", "2", "--resume", "--out", str(out),
+    ]  # fmt: skip
+    nodes = [
+        subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    try:
+        errors = [node.communicate(timeout=120)[1] for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert [node.returncode for node in nodes] == [0, 0], errors
+    assert sum(e.count("failed (exitcode: -9)") for e in errors) == 1
+    assert [row["epoch"] for row in rows(out)] == ["1", "2"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_ranks_meet_whatever_dead_ones_have_left(size):
+    store, names = dist.HashStore(), []
+    for _ in range(3):  # attempts
+        for rank in range(1, size):  # who died behind the question
+            store.set(f"question/{rank}", "nobody's")
+        with ThreadPoolExecutor(size) as pool:
+            met = {*pool.map(lambda rank: ranks._meet(store, rank, size), range(size))}
+        assert len(met) == 1
+        names.extend(met)
+    assert len({*names}) == 3
+
+
+def test_a_rank_that_does_not_come_is_named(monkeypatch):
+    monkeypatch.setattr(ranks, "WAIT_S", 0.1)
+    with pytest.raises(TimeoutError, match="ranks 1, 2 of 3 did not come"):
+        ranks._meet(dist.HashStore(), 0, 3)
 
 
 def test_a_mistake_ends_all_of_them(tmp_path):

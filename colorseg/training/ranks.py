@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -10,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 Value = TypeVar("Value")
+WAIT_S = 300.0  # for the other ranks to start, as torch's stores wait
 
 
 def join(backend: str, **options: Any) -> None:
@@ -22,17 +25,43 @@ def join(backend: str, **options: Any) -> None:
 
 
 def _store() -> dict[str, Any]:
-    """Where the ranks that torchrun started find each other, as arguments of :func:`join`.
-
-    After a restart torchrun's default rendezvous still holds what the ranks before have written:
-    one that reads an address before it is written anew waits for a process that is gone.  So each
-    attempt has keys of its own; of several nodes each one counts its attempts for itself.
-    """
-    if os.environ.get("GROUP_WORLD_SIZE") != "1":
-        return {}
+    """Where the ranks that torchrun started find each other, as arguments of :func:`join`."""
     store, rank, size = next(dist.rendezvous("env://"))
-    attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
-    return {"store": dist.PrefixStore(attempt, store), "rank": rank, "world_size": size}
+    return {
+        "store": dist.PrefixStore(_meet(store, rank, size), store),
+        "rank": rank,
+        "world_size": size,
+    }
+
+
+def _meet(store: dist.Store, rank: int, size: int) -> str:
+    """A name that all living ranks have agreed on.
+
+    torchrun may keep one store over all attempts, and its nodes count them each for itself.  A rank
+    that read there what one of an attempt before has written would wait for a process that is
+    gone.  Here only the first rank gives answers, to questions that are asked anew every time, and
+    goes on when each of the others has thanked for its own.
+    """
+    me = uuid.uuid4().hex
+    if rank > 0:
+        store.set(f"question/{rank}", me)
+        name: str = store.get(f"answer/{me}").decode()  # waits for it
+        store.set(f"thanks/{name}/{rank}", "")
+        return name
+    late, deadline = set(range(1, size)), time.monotonic() + WAIT_S
+    while late:
+        for other in list(late):
+            if store.check([f"thanks/{me}/{other}"]):
+                late.remove(other)
+            elif store.check([f"question/{other}"]):  # of a dead rank, until the living one asks
+                store.set(f"answer/{store.get(f'question/{other}').decode()}", me)
+        if time.monotonic() > deadline:
+            raise TimeoutError(
+                f"ranks {', '.join(map(str, sorted(late)))} of {size} did not come within "
+                f"{WAIT_S} s; look at what the launcher says of them"
+            )
+        time.sleep(0.01)
+    return me
 
 
 @contextlib.contextmanager
