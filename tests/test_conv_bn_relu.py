@@ -65,6 +65,24 @@ def test_without_running_statistics_or_affine(resample):
     )
 
 
+@pytest.mark.parametrize("resample", [None, "maxpool2", "upsample2"])
+@pytest.mark.parametrize("joined", [False, True], ids=["alone", "residual"])
+@pytest.mark.parametrize("weight_layout", LAYOUTS)
+def test_inference_of_small_maps_with_many_channels(weight_layout, joined, resample):
+    """Their convolution is torch's on the CPU."""
+    x, weight = torch.randn(3, 32, 16, 16), lay_out(0.1 * torch.randn(64, 32, 3, 3), weight_layout)
+    stats = torch.randn(64), torch.rand(64) + 0.5
+    side = {None: 8, "maxpool2": 4, "upsample2": 16}[resample]
+    added = torch.randn(3, 64, side, side) if joined else None
+    options = {"stride": 2, "padding": 1, "resample": resample}
+    y = ops.conv_bn_relu(x, weight, None, *stats, *stats, residual=added, **options)
+    exact = [t.double() for t in (x, weight, *stats, *stats)]
+    residual = None if added is None else added.double()
+    want = reference.conv_bn_relu(*exact[:2], None, *exact[2:], residual=residual, **options)
+    assert_close(y, want)
+    assert y.is_contiguous()
+
+
 def test_running_variance_is_unbiased_over_the_upsampled_map():
     x, weight = (
         torch.randn(1, 1, 1, 2, dtype=torch.float64),

@@ -97,6 +97,21 @@ def test_not_chosen(batch, size, padding, dilation, packing):
     assert _C.conv2d_packing(x, torch.randn(64, 64, 3, 3), [1, 1], *options) == packing
 
 
+def test_a_dilation_of_zero_is_refused():
+    """Of torch's message there is nothing to fall back to: ``nn.Conv2d`` takes it."""
+    x, weight = torch.randn(1, 64, 8, 8), torch.randn(64, 64, 3, 3)
+    packing = _C.conv2d_packing(x, weight, [1, 1], [0] * 4, [0, 0], 1, True)
+    packed = _C.pack_conv2d(weight, max(packing, LATTICES[1]))
+    with pytest.raises(RuntimeError, match="dilation must be above 0"):
+        _C.packed_conv2d(x, packed, None, None, [0] * 4, [0, 0], False)
+
+
+def test_forms_that_differ_each_way_are_refused():
+    x, packed = torch.randn(1, 64, 8, 8), _C.pack_conv2d(torch.randn(64, 64, 3, 3), LATTICES[3])
+    with pytest.raises(RuntimeError, match="as many each way"):
+        _C.packed_conv2d(x, packed[:, :1].contiguous(), None, None, [8] * 4, [8, 8], False)
+
+
 @pytest.mark.parametrize(("padding", "dilation", "size"), [(3, 3, 7), (2, 3, 6)])
 def test_weights_packed_for_fewer_lines_are_refused(padding, dilation, size):
     packed = _C.pack_conv2d(torch.randn(32, 64, 3, 3), LATTICES[2])

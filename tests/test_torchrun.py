@@ -125,16 +125,18 @@ def test_nodes_start_again_together(tmp_path):
         "--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--max-restarts", "2",
         str(tmp_path / "killed.py"), *FLAGS, "--epochs", "2", "--resume", "--out", str(out),
     ]  # fmt: skip
-    nodes = [
-        subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+    logs = [tmp_path / f"{i}.log" for i in range(2)]
+    nodes = []
+    for log in logs:
+        with log.open("w") as file:
+            nodes.append(subprocess.Popen(command, env=ENVIRONMENT, stderr=file))
     try:
-        errors = [node.communicate(timeout=120)[1] for node in nodes]
+        codes = [node.wait(timeout=120) for node in nodes]
     finally:
         for node in nodes:
-            node.kill()
-    assert [node.returncode for node in nodes] == [0, 0], errors
+            node.terminate()  # and with it its ranks
+    errors = [log.read_text() for log in logs]
+    assert codes == [0, 0], errors
     assert sum(e.count("failed (exitcode: -9)") for e in errors) == 1
     assert [row["epoch"] for row in rows(out)] == ["1", "2"]
 

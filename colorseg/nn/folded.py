@@ -127,7 +127,7 @@ def _is_dense(residual: Tensor | None) -> TypeGuard[Tensor]:
 
 
 def _is_exact() -> bool:
-    """Whether float32 products must not be less exact than they could be."""
+    """Whether errors of float32 products must stay below twice those of direct ones."""
     try:
         return torch.get_float32_matmul_precision() == "highest"
     except RuntimeError:  # set per backend, which torch refuses to put into one word

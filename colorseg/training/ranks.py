@@ -5,6 +5,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -12,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 Value = TypeVar("Value")
-WAIT_S = 300.0  # for the other ranks to start, as torch's stores wait
+WAIT_S = 1800.0  # for the other ranks to start, as long as init_process_group waits
 
 
 def join(backend: str, **options: Any) -> None:
@@ -45,7 +46,8 @@ def _meet(store: dist.Store, rank: int, size: int) -> str:
     me = uuid.uuid4().hex
     if rank > 0:
         store.set(f"question/{rank}", me)
-        name: str = store.get(f"answer/{me}").decode()  # waits for it
+        store.wait([f"answer/{me}"], timedelta(seconds=WAIT_S))
+        name: str = store.get(f"answer/{me}").decode()
         store.set(f"thanks/{name}/{rank}", "")
         return name
     late, deadline = set(range(1, size)), time.monotonic() + WAIT_S

@@ -47,7 +47,7 @@ Block forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
   const BlockShape s = check_conv_bn_relu(x, conv, resample, bn, residual_);
   const bool up = resample == Resample::kUpsample2;
   const bool statistics_needed = bn.batch_statistics && s.normalized() > 0;
-  // in training ours makes up for it by taking the statistics on the way
+  // where maps are kept for backward, ours makes up for it; a max-pool it takes in the same pass
   const bool alone = !keep && resample != Resample::kMaxPool2 && left_to_aten(s.conv, o, prologue);
   const auto own = alone ? std::optional<OwnConvolution>()
                          : own_convolution(x, weight, skip, prologue, o, s.conv);

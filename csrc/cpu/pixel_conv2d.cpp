@@ -42,24 +42,7 @@ double winograd_products(const Tensor& x, const ConvOptions& o, const WinogradKe
   return products;
 }
 
-Packing lattice_packing(int64_t lines) {
-  constexpr Packing packings[] = {Packing::kNone, Packing::kLattice1, Packing::kLattice2,
-                                  Packing::kLattice3};
-  return packings[lines];
-}
-// Of the taps along one axis, see pixel_lattice.h; 0 for other packings.
-int64_t lattice_forms(Packing packing) {
-  switch (packing) {
-    case Packing::kLattice1:
-      return 1;
-    case Packing::kLattice2:
-      return 3;
-    case Packing::kLattice3:
-      return 7;
-    default:
-      return 0;
-  }
-}
+constexpr Packing kLattices[] = {Packing::kLattice1, Packing::kLattice2, Packing::kLattice3};
 
 const WinogradKernels& winograd_kernels(const Tensor& packed) {
   const PixelKernels& kernels = isa().pixels;
@@ -138,7 +121,7 @@ Packing pixel_packing(const Tensor& x, const Tensor& weight, const ConvOptions& 
   const double by4 = winograd_products(x, o, isa().pixels.winograd4);
   const int64_t lines = each_call ? 0 : lattice_lines(x, o);
   if (lines > 0 && lattice_products(x, o) < std::min({live, by2, exact ? by2 : by4}))
-    return lattice_packing(lines);
+    return kLattices[lines - 1];
   if (std::min(by2, exact ? by2 : by4) >= live) return Packing::kNone;
   return exact || by2 <= by4 ? Packing::kWinograd2 : Packing::kWinograd4;
 }
@@ -167,22 +150,21 @@ Tensor pack_pixels(const Tensor& weight_, Packing packing, bool adjoint) {
   }
   const int64_t panels = view.out_channels / kernels.panel;
   Ints sizes{panels, view.in_channels, kernels.panel};
-  const WinogradKernels* winograd = packing == Packing::kWinograd2   ? &kernels.winograd2
-                                    : packing == Packing::kWinograd4 ? &kernels.winograd4
-                                                                     : nullptr;
-  const int64_t forms = lattice_forms(packing);
-  if (winograd) sizes.insert(sizes.begin(), winograd->products);
-  if (forms) sizes.insert(sizes.begin(), {forms, forms});
+  auto pack = kernels.pack_panel;
+  if (packing == Packing::kWinograd2 || packing == Packing::kWinograd4) {
+    const WinogradKernels& winograd =
+        packing == Packing::kWinograd2 ? kernels.winograd2 : kernels.winograd4;
+    sizes.insert(sizes.begin(), winograd.products), pack = winograd.pack;
+  }
+  for (int64_t i = 0; i < 3; ++i) {
+    if (packing != kLattices[i]) continue;
+    const int64_t forms = kernels.lattices[i].forms;
+    sizes.insert(sizes.begin(), {forms, forms}), pack = kernels.lattices[i].pack;
+  }
   Tensor packed = new_tensor(weight, sizes, ScalarType::Float);
   auto* to = packed.mutable_data_ptr<float>();
   torch::stable::parallel_for(0, panels, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      if (forms) {
-        kernels.pack_lattice(view, forms, i, to);
-      } else {
-        (winograd ? winograd->pack : kernels.pack_panel)(view, i, to);
-      }
-    }
+    for (int64_t i = begin; i < end; ++i) pack(view, i, to);
   });
   return packed;
 }
@@ -235,12 +217,15 @@ Ints check_packed(const Tensor& x, const Tensor& packed, const OptionalTensor& b
                   const Ints& padding, const Ints& dilation) {
   COLORSEG_CHECK(x.dim() == 4 && packed.dim() >= 3 && packed.dim() <= 5 &&
                      x.scalar_type() == ScalarType::Float && packed.is_contiguous() &&
-                     packed.size(-1) == isa().pixels.panel && packed.size(-2) == x.size(1),
+                     packed.size(-1) == isa().pixels.panel && packed.size(-2) == x.size(1) &&
+                     x.size(1) % isa().pixels.panel == 0,
                  "packed_conv2d needs what pack_conv2d made for such an x");
   COLORSEG_CHECK(padding.size() == 4 && dilation.size() == 2, "padding has 4, dilation 2 numbers");
+  COLORSEG_CHECK(std::min(dilation[0], dilation[1]) > 0, "the dilation must be above 0");
   if (packed.dim() == 5) {
+    COLORSEG_CHECK(packed.size(0) == packed.size(1), "forms of lattices must be as many each way");
     const int64_t lines = lattice_lines(x, {{1, 1}, padding, dilation, 1, false, {0, 0}});
-    COLORSEG_CHECK(lines > 0 && lattice_forms(lattice_packing(lines)) <= packed.size(0),
+    COLORSEG_CHECK(lines > 0 && isa().pixels.lattices[lines - 1].forms <= packed.size(0),
                    "the weight is packed for lattices of fewer lines, or another padding");
   }
   const Ints sizes = output_sizes(x, packed, padding, dilation);

@@ -26,14 +26,15 @@ Connected connected_lines(int64_t y_size, int64_t x_size, int64_t tap, int axis,
 enum class Packing { kNone, kPanels, kWinograd2, kWinograd4, kLattice1, kLattice2, kLattice3 };
 
 // The one that is faster than ATen's convolution, if any.  each_call: with the packing.  exact: the
-// error must stay below that of direct products, which rules out kWinograd4.
+// error must stay below twice that of direct products, which rules out kWinograd4.
 Packing pixel_packing(const Tensor& x, const Tensor& weight, const ConvOptions& o, bool each_call,
                       bool exact = true);
 
 // Of the convolution that makes the data gradient, whose stride is 1.
 ConvOptions adjoint_options(const ConvOptions& o, const Tensor& weight);
 
-// [panel][input][channel], Winograd's products in front; adjoint: of the data gradient.
+// [panel][input][channel], in front of it Winograd's products, or the forms of lattices both ways;
+// adjoint: of the data gradient.
 Tensor pack_pixels(const Tensor& weight, Packing packing, bool adjoint);
 
 // conv(x) + bias of a map in channels_last.

@@ -1,5 +1,7 @@
 #include "pixel_lattice.h"
 
+#include <array>
+
 #include "kernels/kernels.h"
 #include "pixel_parts.h"
 
@@ -10,14 +12,11 @@ namespace {
 // and how many pixels are multiplied in the time in which another weight is read.
 constexpr double kLatticeCost = 0.9, kWeightPixels = 12;
 
-// Both sets of lines of one axis, one of which may have no phases.
-struct LatticeAxes {
-  LatticeAxis axis[2];
-};
-LatticeAxes lattice_axes(int64_t size, int64_t dilation) {
+// The longer lattices of an axis, and those with a line less.
+std::array<LatticeAxis, 2> lattice_axes(int64_t size, int64_t dilation) {
   const int64_t lines = size / dilation, longer = size % dilation;
-  return {{{size, dilation, 0, longer, lines + 1},
-           {size, dilation, longer, lines > 0 ? dilation - longer : 0, lines}}};
+  return {LatticeAxis{size, dilation, 0, longer, lines + 1},
+          LatticeAxis{size, dilation, longer, lines > 0 ? dilation - longer : 0, lines}};
 }
 
 }  // namespace
@@ -26,7 +25,8 @@ int64_t lattice_lines(const Tensor& x, const ConvOptions& o) {
   int64_t most = 0;
   for (int axis = 0; axis < 2; ++axis) {
     const int64_t dilation = o.dilation[axis];
-    if (o.padding[2 * axis] != dilation || o.padding[2 * axis + 1] != dilation) return 0;
+    if (dilation < 1 || o.padding[2 * axis] != dilation || o.padding[2 * axis + 1] != dilation)
+      return 0;
     most = std::max(most, (x.size(2 + axis) + dilation - 1) / dilation);
   }
   return most <= 3 ? most : 0;
@@ -36,7 +36,7 @@ double lattice_products(const Tensor& x, const ConvOptions& o) {
   double products = 1, weights = 1;
   for (int axis = 0; axis < 2; ++axis) {
     int64_t along = 0, forms = 0;
-    for (const LatticeAxis& a : lattice_axes(x.size(2 + axis), o.dilation[axis]).axis) {
+    for (const LatticeAxis& a : lattice_axes(x.size(2 + axis), o.dilation[axis])) {
       along += a.phases * (2 * a.lines - 1);
       forms += a.phases > 0 ? 2 * a.lines - 1 : 0;
     }
@@ -48,8 +48,8 @@ double lattice_products(const Tensor& x, const ConvOptions& o) {
 void lattice_convolution(const Tensor& x, const Tensor& packed, const float* bias,
                          const float* residual, const Ints& dilation, bool relu, Tensor& y) {
   const PixelKernels& kernels = isa().pixels;
-  for (const LatticeAxis& rows : lattice_axes(x.size(2), dilation[0]).axis) {
-    for (const LatticeAxis& columns : lattice_axes(x.size(3), dilation[1]).axis) {
+  for (const LatticeAxis& rows : lattice_axes(x.size(2), dilation[0])) {
+    for (const LatticeAxis& columns : lattice_axes(x.size(3), dilation[1])) {
       const PixelLattices w{x.const_data_ptr<float>(),
                             packed.const_data_ptr<float>(),
                             y.mutable_data_ptr<float>(),
@@ -62,10 +62,10 @@ void lattice_convolution(const Tensor& x, const Tensor& packed, const float* bia
                             {rows, columns}};
       const int64_t lattices = x.size(0) * rows.phases * columns.phases;
       const int64_t panels = y.size(1) / kernels.panel;
-      const int64_t halves = std::min<int64_t>(2, panels);  // a thread reads half of the weights
-      const int64_t parts =
-          std::min(lattices, std::max((lattices + kMostRows - 1) / kMostRows,
-                                      int64_t{torch::stable::get_num_threads()} / halves));
+      const int64_t threads = torch::stable::get_num_threads();
+      const int64_t halves = std::min({int64_t{2}, panels, threads});  // of the weights, per thread
+      const int64_t each = threads / halves, most = each * kMostRows;
+      const int64_t parts = std::min(lattices, each * ((lattices + most - 1) / most));
       torch::stable::parallel_for(0, halves * parts, 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
           const Span of_lattices = part_of(lattices, i % parts, parts);

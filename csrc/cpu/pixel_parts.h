@@ -7,7 +7,8 @@
 
 namespace colorseg::cpu {
 
-constexpr int64_t kMostRows = 144;  // pixels or squares at a time: their maps stay in the caches
+constexpr int64_t kMostRows =
+    144;  // pixels, squares or lattices at a time: they stay in the caches
 
 struct Span {
   int64_t first, count;

@@ -120,16 +120,16 @@ std::tuple<Tensor, Tensor, Tensor> soft_iou_loss(const Tensor& logits_, const Te
                                                      logits.scalar_type(), channels_last))
                           : new_tensor(logits, keep ? Ints{s.n, s.height, s.width} : Ints{0},
                                        two ? logits.scalar_type() : ScalarType::Byte);
-  std::vector<double> parts;
+  std::vector<double> of_images;
   dispatch_dtype(logits, "soft_iou_loss", [&](auto zero) {
     using T = decltype(zero);
     LabelSource<T> source(target, {}, s, ignore_index);
     const Kept<T> to{keep && !two ? kept.mutable_data_ptr<uint8_t>() : nullptr,
                      keep && two ? kept.mutable_data_ptr<T>() : nullptr};
-    parts = class_sums(logits, channels_last, source, s, classes, to);
+    of_images = class_sums(logits, channels_last, source, s, classes, to);
   });
-  const Tensor sums =
-      intersection_and_union(parts, logits, s.n, static_cast<int64_t>(classes.size()), per_image);
+  const Tensor sums = intersection_and_union(of_images, logits, s.n,
+                                             static_cast<int64_t>(classes.size()), per_image);
   return {reduced_loss(sums, o, logits.scalar_type()), sums, kept};
 }
 

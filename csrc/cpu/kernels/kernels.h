@@ -163,8 +163,8 @@ struct PixelWinograd {
   int64_t square_rows, square_columns;
 };
 
-// Of the lines of a map that are as far apart as the dilation: the phases, first lines, of those
-// sets of them that have as many lines, one to three.
+// Each of the lines first .. first + phases - 1 of a map begins a lattice of as many lines, one to
+// three, which are as far apart as the dilation.  Without phases there are none of that kind.
 struct LatticeAxis {
   int64_t size, dilation, first, phases, lines;
 };
@@ -208,7 +208,10 @@ struct PixelKernels {
   void (*pack_panel)(const WeightView&, int64_t panel, float* packed);
   void (*multiply_panels)(const PanelProduct&);
   WinogradKernels winograd2, winograd4;
-  void (*pack_lattice)(const WeightView&, int64_t forms, int64_t panel, float* packed);
+  struct {
+    int64_t forms;  // each way
+    void (*pack)(const WeightView&, int64_t panel, float* packed);
+  } lattices[3];  // of up to one, two and three lines
   int64_t (*lattice_scratch)(const PixelLattices&, const LatticePart&);
   void (*lattice)(const PixelLattices&, const LatticePart&, float* scratch);
   int64_t (*gradient_scratch)(int64_t y_channels);

@@ -28,6 +28,31 @@ inline void pack_panel(const WeightView& w, int64_t panel, float* packed) {
   }
 }
 
+// The same of what a 3x3 kernel is transformed to, in front kForms forms of lines times as many of
+// columns; Transform::kernel makes those of one line, or of one column.
+template <typename Transform>
+void pack_forms(const WeightView& w, int64_t panel, float* packed) {
+  constexpr int kForms = Transform::kForms;
+  packed += panel * w.in_channels * kPanel;
+  for (int64_t c = 0; c < w.in_channels; ++c, packed += kPanel) {
+    for (int64_t o = 0; o < kPanel; o += kWidth) {
+      float values[9][kWidth];
+      for (int64_t l = 0; l < kWidth; ++l) {
+        const float* kernel = w.at(panel * kPanel + o + l, c);
+        for (int64_t t = 0; t < 9; ++t) values[t][l] = kernel[t * w.tap_stride];
+      }
+      Vector kernel[9], lines[kForms * 3], u[kForms];
+      for (int t = 0; t < 9; ++t) kernel[t] = load(values[t]);
+      for (int j = 0; j < 3; ++j) Transform::kernel(kernel + j, 3, lines + j, 3);
+      for (int i = 0; i < kForms; ++i) {
+        Transform::kernel(lines + 3 * i, 1, u, 1);
+        for (int j = 0; j < kForms; ++j)
+          store(packed + (kForms * i + j) * w.in_channels * w.out_channels + o, u[j]);
+      }
+    }
+  }
+}
+
 inline void prefetch(const float* panel) {
   for (int64_t i = 0; i < kPanel; i += 16) __builtin_prefetch(panel + i);
 }

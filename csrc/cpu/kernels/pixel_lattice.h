@@ -26,39 +26,21 @@ constexpr LatticeProduct kLatticeProducts[3][5] = {
      {5, {1, 1}, {1, 1}},
      {6, {-1, 1}, {1, -1}}}};
 
-// Forms of the taps: b | c - b, a - b | a, c, (a + b + c) / 2, (a - b + c) / 2.
-inline void lattice_forms(const Vector* tap, int64_t step, int64_t forms, Vector* u, int64_t to) {
-  const Vector a = tap[0], b = tap[step], c = tap[2 * step];
-  u[0] = b;
-  if (forms == 1) return;
-  u[to] = c - b, u[2 * to] = a - b;
-  if (forms == 3) return;
-  u[3 * to] = a, u[4 * to] = c;
-  const Vector outer = 0.5f * (a + c), inner = 0.5f * b;
-  u[5 * to] = outer + inner, u[6 * to] = outer - inner;
-}
-
-// One panel of weights, of [form of lines][form of columns][panel][input][channel].
-inline void pack_pixel_lattice(const WeightView& w, int64_t forms, int64_t panel, float* packed) {
-  packed += panel * w.in_channels * kPanel;
-  for (int64_t c = 0; c < w.in_channels; ++c, packed += kPanel) {
-    for (int64_t o = 0; o < kPanel; o += kWidth) {
-      float values[9][kWidth];
-      for (int64_t l = 0; l < kWidth; ++l) {
-        const float* kernel = w.at(panel * kPanel + o + l, c);
-        for (int64_t t = 0; t < 9; ++t) values[t][l] = kernel[t * w.tap_stride];
-      }
-      Vector kernel[9], lines[7 * 3], u[7];
-      for (int t = 0; t < 9; ++t) kernel[t] = load(values[t]);
-      for (int j = 0; j < 3; ++j) lattice_forms(kernel + j, 3, forms, lines + j, 3);
-      for (int64_t i = 0; i < forms; ++i) {
-        lattice_forms(lines + 3 * i, 1, forms, u, 1);
-        for (int64_t j = 0; j < forms; ++j)
-          store(packed + (forms * i + j) * w.in_channels * w.out_channels + o, u[j]);
-      }
-    }
+// Forms of the taps, of lattices of one line b, of two besides c - b and a - b, and of three
+// besides a, c, (a + b + c) / 2 and (a - b + c) / 2.
+template <int kCount>
+struct LatticeForms {
+  static constexpr int kForms = kCount;
+  static void kernel(const Vector* tap, int64_t step, Vector* u, int64_t to) {
+    const Vector a = tap[0], b = tap[step], c = tap[2 * step];
+    u[0] = b;
+    if (kForms > 1) u[to] = c - b, u[2 * to] = a - b;
+    if (kForms < 7) return;
+    u[3 * to] = a, u[4 * to] = c;
+    const Vector outer = 0.5f * (a + c), inner = 0.5f * b;
+    u[5 * to] = outer + inner, u[6 * to] = outer - inner;
   }
-}
+};
 
 // Floats of scratch that pixel_lattice needs.
 inline int64_t pixel_lattice_scratch(const PixelLattices& w, const LatticePart& part) {

@@ -12,7 +12,7 @@ namespace colorseg::cpu::COLORSEG_ISA {
 
 // One line of the transforms of F(2x2).
 struct Square2 {
-  static constexpr int kSide = 2, kPatch = 4, kProducts = kPatch * kPatch;
+  static constexpr int kSide = 2, kPatch = 4, kForms = kPatch, kProducts = kPatch * kPatch;
   static void kernel(const Vector* g, int64_t step, Vector* u, int64_t to) {
     kernel_line(g[0], g[step], g[2 * step], u, to);
   }
@@ -27,7 +27,7 @@ struct Square2 {
 // And of F(4x4), by Cook and Toom from the points 0, 3/4, -3/4, 3/2, -3/2 and infinity.  Those of
 // Lavin and Gray, 1 and 2, give twice the error; multiplying by these is exact, too.
 struct Square4 {
-  static constexpr int kSide = 4, kPatch = 6, kProducts = kPatch * kPatch;
+  static constexpr int kSide = 4, kPatch = 6, kForms = kPatch, kProducts = kPatch * kPatch;
   static void kernel(const Vector* g, int64_t step, Vector* u, int64_t to) {
     const Vector a = g[0], b = g[step], c = g[2 * step];
     u[0] = (64.0f / 81) * a;
@@ -56,29 +56,6 @@ struct Square4 {
     y[3 * to] = 0.421875f * odd + 3.375f * wide + at(5);
   }
 };
-
-// One panel of transformed weights, of [product][panel][input][channel].
-template <typename Square>
-void pack_pixel_winograd(const WeightView& w, int64_t panel, float* packed) {
-  packed += panel * w.in_channels * kPanel;
-  for (int64_t c = 0; c < w.in_channels; ++c, packed += kPanel) {
-    for (int64_t o = 0; o < kPanel; o += kWidth) {
-      float values[9][kWidth];
-      for (int64_t l = 0; l < kWidth; ++l) {
-        const float* kernel = w.at(panel * kPanel + o + l, c);
-        for (int64_t t = 0; t < 9; ++t) values[t][l] = kernel[t * w.tap_stride];
-      }
-      Vector kernel[9], lines[Square::kPatch * 3], u[Square::kPatch];
-      for (int t = 0; t < 9; ++t) kernel[t] = load(values[t]);
-      for (int j = 0; j < 3; ++j) Square::kernel(kernel + j, 3, lines + j, 3);
-      for (int i = 0; i < Square::kPatch; ++i) {
-        Square::kernel(lines + 3 * i, 1, u, 1);
-        for (int j = 0; j < Square::kPatch; ++j)
-          store(packed + (Square::kPatch * i + j) * w.in_channels * w.out_channels + o, u[j]);
-      }
-    }
-  }
-}
 
 // Floats of scratch that pixel_winograd needs.
 template <typename Square>

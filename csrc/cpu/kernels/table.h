@@ -65,8 +65,8 @@ constexpr ConvKernels conv_table() {
 
 template <typename Square>
 constexpr WinogradKernels winograd_table() {
-  return {Square::kSide, Square::kProducts, pack_pixel_winograd<Square>,
-          pixel_winograd_scratch<Square>, pixel_winograd<Square>};
+  return {Square::kSide, Square::kProducts, pack_forms<Square>, pixel_winograd_scratch<Square>,
+          pixel_winograd<Square>};
 }
 
 constexpr PixelKernels pixel_table() {
@@ -75,7 +75,9 @@ constexpr PixelKernels pixel_table() {
           multiply_panels,
           winograd_table<Square2>(),
           winograd_table<Square4>(),
-          pack_pixel_lattice,
+          {{1, pack_forms<LatticeForms<1>>},
+           {3, pack_forms<LatticeForms<3>>},
+           {7, pack_forms<LatticeForms<7>>}},
           pixel_lattice_scratch,
           pixel_lattice,
           pixel_gradient_scratch,

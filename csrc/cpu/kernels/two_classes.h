@@ -24,6 +24,7 @@ struct Pixels<double> {
   using Labels = int32_t;
 };
 
+// Sums of lanes; of a chunk of pixels, few enough for counts to be exact in float.
 inline double total(double value) { return value; }
 inline double total(int32_t count) { return count; }
 inline double total(Vector lanes) {
