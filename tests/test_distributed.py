@@ -2,14 +2,13 @@
 
 import copy
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from conftest import assert_close
 from small_segmenters import TRAIN, VAL, SmallSegmenter
+from spawned import share, spawn
 from torch import nn
 
 import colorseg
@@ -17,40 +16,9 @@ from colorseg import ops
 from colorseg.data import IGNORE
 from colorseg.models import UNet
 from colorseg.training import SegmentationConfig, fit
-from colorseg.training.ranks import join
 from colorseg.training.seeding import seed_everything
 
 STEPS = 3
-
-
-def workers_of_gloo():
-    tasks = Path("/proc/self/task").glob("*/comm")
-    return [t.parent.name for t in tasks if t.read_text().startswith("pt_gloo")]
-
-
-def start(rank, ranks, folder):
-    torch.set_num_threads(1)
-    store = dist.FileStore(f"{folder}/store", ranks)
-    join("gloo", store=store, rank=rank, world_size=ranks)
-
-
-def spawn(work, ranks, folder, *args):
-    """What ``work(rank, ranks, *args)`` returns in each process."""
-    mp.spawn(_run, (work, ranks, str(folder), args), nprocs=ranks)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(ranks)]
-
-
-def _run(rank, work, ranks, folder, args):
-    start(rank, ranks, folder)
-    result = work(rank, ranks, *args)
-    torch.save(result, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-    assert not workers_of_gloo()
-
-
-def share(tensor, shares, rank):
-    """The rank's part of a batch, of which each gets so many pictures."""
-    return tensor.split(shares)[rank]
 
 
 def masks():
