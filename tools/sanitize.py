@@ -20,7 +20,8 @@ TESTS = [
     "tests/test_conv2d.py", "tests/test_conv2d_dilated.py", "tests/test_conv2d_errors.py",
     "tests/test_conv_bn_relu.py", "tests/test_soft_iou_loss.py", "tests/test_nearest_color.py",
     "tests/test_color_cross_entropy.py", "tests/test_convolve.py", "tests/test_convolve_blocks.py",
-    "tests/test_chain.py", "tests/test_inference.py",
+    "tests/test_chain.py", "tests/test_inference.py", "tests/test_lattices.py",
+    "tests/test_packed_conv2d.py",
 ]  # fmt: skip
 LEFT_OUT = "not inductor and not compile and not memory and not opcheck and not large_image"
 
