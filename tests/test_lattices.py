@@ -61,6 +61,16 @@ def test_parity(size, dilation, lines, channels, after):
         assert_close(y, want)
 
 
+def test_the_same_bits_with_any_number_of_threads():
+    x, weight = lay_out(torch.randn(3, 64, 28, 28), "channels_last"), torch.randn(96, 64, 3, 3)
+    packed, threads, results = _C.pack_conv2d(weight, LATTICES[3]), torch.get_num_threads(), []
+    for count in (1, 2, 3, 5):  # fewer and more than there are parts
+        torch.set_num_threads(count)
+        results.append(_C.packed_conv2d(x, packed, None, None, *layout((12, 12)), False))
+    torch.set_num_threads(threads)
+    assert all(torch.equal(y, results[0]) for y in results)
+
+
 def test_error_is_at_most_twice_that_of_torch():
     torch.manual_seed(0)
     x = lay_out(torch.rand(2, 512, 14, 14) + 1, "channels_last")
