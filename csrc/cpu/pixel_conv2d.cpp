@@ -57,21 +57,14 @@ Ints output_sizes(const Tensor& x, const Tensor& packed, const Ints& padding,
           conv_output_size(x.size(3), kernel, 1, o)};
 }
 
-void winograd(const Tensor& x, const Tensor& packed, const float* bias, const float* residual,
-              const Ints& padding, const Ints& dilation, bool relu, Tensor& y) {
+void winograd(const PixelMaps& maps, const Tensor& x, const Tensor& packed, const Ints& padding,
+              const Ints& dilation, const Tensor& y) {
   const WinogradKernels& kernels = winograd_kernels(packed);
   const int64_t x_size[2] = {x.size(2), x.size(3)}, y_size[2] = {y.size(2), y.size(3)};
   const int64_t before[2] = {padding[0], padding[2]};
   const std::vector<int32_t> rows = squares_along(y_size[0], dilation[0], kernels.side);
   const std::vector<int32_t> columns = squares_along(y_size[1], dilation[1], kernels.side);
-  const PixelWinograd w{x.const_data_ptr<float>(),
-                        packed.const_data_ptr<float>(),
-                        y.mutable_data_ptr<float>(),
-                        bias,
-                        residual,
-                        relu,
-                        x.size(1),
-                        y.size(1),
+  const PixelWinograd w{maps,
                         x_size,
                         y_size,
                         before,
@@ -172,17 +165,22 @@ Tensor pack_pixels(const Tensor& weight_, Packing packing, bool adjoint) {
 void pixel_convolution(const Tensor& x, const Tensor& packed, const OptionalTensor& bias_,
                        const float* residual, const Ints& padding, const Ints& dilation, bool relu,
                        Tensor& y) {
-  const int64_t in = packed.size(-2), out = packed.size(-3) * packed.size(-1);
-  const OptionalTensor held = bias_ ? OptionalTensor(torch::stable::contiguous(*bias_)) : bias_;
-  const float* bias = held ? held->const_data_ptr<float>() : nullptr;
-  if (packed.dim() == 5) return lattice_convolution(x, packed, bias, residual, dilation, relu, y);
-  if (packed.dim() == 4) return winograd(x, packed, bias, residual, padding, dilation, relu, y);
-  const auto* from = x.const_data_ptr<float>();
-  auto* to = y.mutable_data_ptr<float>();
-  const auto* weights = packed.const_data_ptr<float>();
+  const int64_t in = x.size(1), out = y.size(1);
+  const OptionalTensor bias = bias_ ? OptionalTensor(dense(*bias_, false)) : bias_;
+  const PixelMaps m{x.const_data_ptr<float>(),
+                    packed.const_data_ptr<float>(),
+                    y.mutable_data_ptr<float>(),
+                    bias ? bias->const_data_ptr<float>() : nullptr,
+                    residual,
+                    relu,
+                    in,
+                    out};
+  if (packed.dim() == 5) return lattice_convolution(m, x, packed.size(0), dilation);
+  if (packed.dim() == 4) return winograd(m, x, packed, padding, dilation, y);
   for_each_part(x.size(0) * x.size(2) * x.size(3), kMostRows, [&](int64_t first, int64_t count) {
-    isa().pixels.multiply_panels({from + first * in, in, count, in, weights, out, to + first * out,
-                                  out, bias, residual ? residual + first * out : nullptr, relu});
+    isa().pixels.multiply_panels({m.x + first * in, in, count, in, m.weights, out,
+                                  m.y + first * out, out, m.bias,
+                                  residual ? residual + first * out : nullptr, relu});
   });
 }
 

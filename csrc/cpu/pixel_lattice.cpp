@@ -45,31 +45,22 @@ double lattice_products(const Tensor& x, const ConvOptions& o) {
   return kLatticeCost * products + kWeightPixels * weights / double(x.size(0));
 }
 
-void lattice_convolution(const Tensor& x, const Tensor& packed, const float* bias,
-                         const float* residual, const Ints& dilation, bool relu, Tensor& y) {
+void lattice_convolution(const PixelMaps& maps, const Tensor& x, int64_t forms,
+                         const Ints& dilation) {
   const PixelKernels& kernels = isa().pixels;
   for (const LatticeAxis& rows : lattice_axes(x.size(2), dilation[0])) {
     for (const LatticeAxis& columns : lattice_axes(x.size(3), dilation[1])) {
-      const PixelLattices w{x.const_data_ptr<float>(),
-                            packed.const_data_ptr<float>(),
-                            y.mutable_data_ptr<float>(),
-                            bias,
-                            residual,
-                            relu,
-                            x.size(1),
-                            y.size(1),
-                            packed.size(0),
-                            {rows, columns}};
+      const PixelLattices w{maps, forms, {rows, columns}};
       const int64_t lattices = x.size(0) * rows.phases * columns.phases;
-      const int64_t panels = y.size(1) / kernels.panel;
+      const int64_t panels = w.out_channels / kernels.panel;
       const int64_t threads = torch::stable::get_num_threads();
       const int64_t halves = std::min({int64_t{2}, panels, threads});  // of the weights, per thread
       const int64_t each = threads / halves, most = each * kMostRows;
       const int64_t parts = std::min(lattices, each * ((lattices + most - 1) / most));
       torch::stable::parallel_for(0, halves * parts, 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
-          const Span of_lattices = part_of(lattices, i % parts, parts);
-          const Span of_panels = part_of(panels, i / parts, halves);
+          const Part of_lattices = part_of(lattices, i % parts, parts);
+          const Part of_panels = part_of(panels, i / parts, halves);
           const LatticePart part{of_lattices.first, of_lattices.count, of_panels.first,
                                  of_panels.count};
           kernels.lattice(w, part, thread_scratch(kernels.lattice_scratch(w, part)));

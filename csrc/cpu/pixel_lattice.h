@@ -1,6 +1,7 @@
 // 3x3 convolutions so far dilated that only a few lines meet; kernels/pixel_lattice.h says how.
 #pragma once
 #include "../conv2d.h"
+#include "kernels/pixel_kernels.h"
 
 namespace colorseg::cpu {
 
@@ -10,8 +11,8 @@ int64_t lattice_lines(const Tensor& x, const ConvOptions& o);
 // What the convolution costs, in direct products per channel and image.
 double lattice_products(const Tensor& x, const ConvOptions& o);
 
-// y = relu(conv(x) + bias + residual), in channels_last; bias and residual may be null.
-void lattice_convolution(const Tensor& x, const Tensor& packed, const float* bias,
-                         const float* residual, const Ints& dilation, bool relu, Tensor& y);
+// forms: of the packed weights, each way.
+void lattice_convolution(const PixelMaps& maps, const Tensor& x, int64_t forms,
+                         const Ints& dilation);
 
 }  // namespace colorseg::cpu

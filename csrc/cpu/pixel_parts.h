@@ -7,13 +7,13 @@
 
 namespace colorseg::cpu {
 
-constexpr int64_t kMostRows =
-    144;  // pixels, squares or lattices at a time: they stay in the caches
+// Pixels, squares or lattices at a time: they stay in the caches.
+constexpr int64_t kMostRows = 144;
 
-struct Span {
+struct Part {
   int64_t first, count;
 };
-inline Span part_of(int64_t all, int64_t i, int64_t parts) {
+inline Part part_of(int64_t all, int64_t i, int64_t parts) {
   return {i * all / parts, (i + 1) * all / parts - i * all / parts};
 }
 
@@ -24,7 +24,7 @@ void for_each_part(int64_t rows, int64_t most, const Body& body) {
   const int64_t parts = std::min(rows, threads * ((rows + threads * most - 1) / (threads * most)));
   torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const Span part = part_of(rows, i, parts);
+      const Part part = part_of(rows, i, parts);
       body(part.first, part.count);
     }
   });

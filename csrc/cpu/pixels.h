@@ -77,7 +77,7 @@ class LabelSource {
  public:
   LabelSource(const Tensor& target, const OptionalTensor& palette, const PixelShape& s,
               std::optional<int64_t> ignore_index)
-      : target_(target.is_contiguous() ? target : torch::stable::contiguous(target)),
+      : target_(dense(target, false)),
         shape_(s),
         ignore_index_(ignore_index),
         rgb_(target.dim() == 4) {
@@ -90,7 +90,7 @@ class LabelSource {
       }
       return;
     }
-    palette_ = torch::stable::contiguous(torch::stable::to(*palette, dtype()));
+    palette_ = dense(torch::stable::to(*palette, dtype()), false);
     if (target_.scalar_type() != ScalarType::Byte) target_ = torch::stable::to(target_, dtype());
   }
 

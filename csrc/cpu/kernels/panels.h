@@ -7,7 +7,7 @@
 #pragma once
 #include <utility>
 
-#include "kernels.h"
+#include "pixel_kernels.h"
 #include "vector.h"
 
 namespace colorseg::cpu::COLORSEG_ISA {
