@@ -1,14 +1,9 @@
 """Ranks on GPUs: NCCL, and fused blocks around torch's own ``SyncBatchNorm``."""
 
-import csv
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from conftest import assert_close
-from spawned import share, spawn
+from spawned import FLAGS, rows, run_python, share, spawn, torchrun
 from torch import nn
 
 import colorseg
@@ -61,17 +56,13 @@ def test_fused_blocks_around_torchs_sync_batch_norm(backend, shares, tmp_path):
 
 
 def test_training_over_nccl_is_training(tmp_path):
-    flags = ["-m", "colorseg", "train", "unet", "--num-filters", "4", "--batch-size", "100"]
-    flags += ["--epochs", "1", "--device", "cuda", "--sync-bn", "--out"]
-    count = str(min(2, torch.cuda.device_count()))
-    launchers = {"nccl": ["-m", "torch.distributed.run", "--nproc-per-node", count], "alone": []}
-    losses = []
-    for name, launcher in launchers.items():
-        done = subprocess.run(
-            [sys.executable, *launcher, *flags, str(tmp_path / name)],
-            env=os.environ | {"PYTHONSAFEPATH": "1"}, capture_output=True, text=True, timeout=200,
-        )  # fmt: skip
+    flags = [*FLAGS, "--epochs", "1", "--device", "cuda", "--sync-bn", "--out"]
+    count = min(2, torch.cuda.device_count())
+    runs = {
+        "nccl": torchrun(*flags, str(tmp_path / "nccl"), count=count, timeout=200),
+        "alone": run_python("-m", "colorseg", *flags, str(tmp_path / "alone"), timeout=200),
+    }
+    for done in runs.values():
         assert done.returncode == 0, done.stderr
-        with (tmp_path / name / "metrics.csv").open(newline="") as file:
-            losses.append(float(next(csv.DictReader(file))["train_loss"]))
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    (nccl,), (alone,) = (rows(tmp_path / name) for name in runs)
+    assert float(nccl["train_loss"]) == pytest.approx(float(alone["train_loss"]), rel=1e-3)

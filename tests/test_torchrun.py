@@ -1,7 +1,5 @@
 """``torchrun -m colorseg train``: one run by several processes."""
 
-import csv
-import os
 import socket
 import subprocess
 import sys
@@ -10,36 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import torch.distributed as dist
+from spawned import ENVIRONMENT, FLAGS, rows, torchrun
 
 from colorseg.cli import main
 from colorseg.training import ranks
-
-FLAGS = ["train", "unet", "--num-filters", "4", "--batch-size", "100"]
-
-# the installed package, not the source tree in the current folder
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"}
-
-
-def torchrun(*arguments, program=("-m", "colorseg"), restarts=0):
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
-        "--max-restarts", str(restarts),
-    ]  # fmt: skip
-    return subprocess.run(
-        [*command, *program, *arguments], env=ENVIRONMENT, capture_output=True, text=True,
-        timeout=120,
-    )  # fmt: skip
 
 
 def free_port():
     with socket.socket() as any_port:
         any_port.bind(("localhost", 0))
         return any_port.getsockname()[1]
-
-
-def rows(out):
-    with (out / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 # fails where a thread of gloo is left: at the interpreter's end it might abort
