@@ -54,15 +54,15 @@ def test_two_processes_train_as_one_and_go_on(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+import torch.distributed as dist
 from colorseg.cli import main
-from colorseg.training import ranks
 from colorseg.training.run import Run
 
 epoch = Run.epoch
 
 def killed(run):
     epoch(run)
-    ranks.wait()  # the first one writes
+    dist.barrier()  # the first one writes
     mark = Path(sys.argv[-1] + ".killed")
     if os.environ["RANK"] == "1" and not mark.exists():
         mark.touch()
@@ -95,28 +95,28 @@ def test_a_run_whose_rank_died_goes_on_behind_the_last_epoch(tmp_path):
 
 
 def test_nodes_start_again_together(tmp_path):
-    """Each has a torchrun of its own, which counts its attempts for itself."""
+    """Each has a torchrun of its own, which counts its attempts for itself, and its own disk."""
     (tmp_path / "killed.py").write_text(KILLED)
-    out, port = tmp_path / "run", free_port()
+    port, nodes = free_port(), {tmp_path / f"node{i}": None for i in range(2)}
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1",
         "--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--max-restarts", "2",
-        str(tmp_path / "killed.py"), *FLAGS, "--epochs", "2", "--resume", "--out", str(out),
+        str(tmp_path / "killed.py"), *FLAGS, "--epochs", "2", "--resume", "--out", "run",
     ]  # fmt: skip
-    logs = [tmp_path / f"{i}.log" for i in range(2)]
-    nodes = []
-    for log in logs:
-        with log.open("w") as file:
-            nodes.append(subprocess.Popen(command, env=ENVIRONMENT, stderr=file))
+    for folder in nodes:
+        folder.mkdir()
+        with (folder / "log").open("w") as log:
+            nodes[folder] = subprocess.Popen(command, env=ENVIRONMENT, stderr=log, cwd=folder)
     try:
-        codes = [node.wait(timeout=120) for node in nodes]
+        codes = [node.wait(timeout=120) for node in nodes.values()]
     finally:
-        for node in nodes:
+        for node in nodes.values():
             node.terminate()  # and with it its ranks
-    errors = [log.read_text() for log in logs]
+    errors = [(folder / "log").read_text() for folder in nodes]
     assert codes == [0, 0], errors
     assert sum(e.count("failed (exitcode: -9)") for e in errors) == 1
-    assert [row["epoch"] for row in rows(out)] == ["1", "2"]
+    (run,) = tmp_path.glob("node*/run")  # torchrun decides whose rank is the first
+    assert [row["epoch"] for row in rows(run)] == ["1", "2"]
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
@@ -143,6 +143,13 @@ def test_a_mistake_ends_all_of_them(tmp_path):
     assert done.returncode != 0
     assert "error: " in done.stderr
     assert "nowhere" in done.stderr
+
+
+def test_processes_with_other_pictures_are_refused(monkeypatch):
+    monkeypatch.setattr(ranks, "from_first", lambda make: "train 01")
+    ranks.require_same("train 01", "pictures")
+    with pytest.raises(ValueError, match=r"process 0 has other pictures .*train 02, not train 01"):
+        ranks.require_same("train 02", "pictures")
 
 
 @pytest.mark.parametrize("size", [2, 5, 100])

@@ -60,25 +60,36 @@ def save_checkpoint(
     write_atomically(path, content.getvalue())
 
 
-def restore_checkpoint(
-    path: Path,
-    model: nn.Module,
-    optimizer: Optimizer,
-    identity: dict[str, Any],
-    row: Callable[..., Row],
-) -> History:
-    """Put model and optimizer into the state that was saved; an empty history without a file.
+def read_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """What was saved there by a run with the same settings and data; None without a file.
 
     Raises:
         ValueError: the file is damaged, no checkpoint, or belongs to a run with other settings.
         OSError: the file cannot be read.
     """
     if not path.exists():
-        return History()
+        return None
     state = _read(path)
     _require_same(path.parent, state["identity"], identity)
     if not (path.parent / "best.safetensors").exists():
         raise _unusable(path, "best.safetensors is missing beside it")
+    return state
+
+
+def restore_checkpoint(
+    state: dict[str, Any] | None,
+    path: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    row: Callable[..., Row],
+) -> History:
+    """Put model and optimizer into the state that was read; an empty history for None.
+
+    Raises:
+        ValueError: the state, which ``path`` held, is not one of this network.
+    """
+    if state is None:
+        return History()
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])

@@ -76,7 +76,6 @@ def fit(model: nn.Module, train: Any, val: Any, config: RunConfig) -> History:
     tells = config.tensorboard and ranks.is_first()
     board = Board(out, len(run.history)) if tells else contextlib.nullcontext()
     _announce(run)
-    ranks.wait()  # all have read what there was
     if ranks.is_first():
         config.save(out / "config.json", run=_facts(training, validation))
     try:

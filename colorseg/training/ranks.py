@@ -101,12 +101,6 @@ def is_first() -> bool:
     return rank() == 0
 
 
-def wait() -> None:
-    """Go on when all ranks have come here."""
-    if count() > 1:
-        dist.barrier()
-
-
 def from_first(make: Callable[[], Value]) -> Value:
     """What ``make`` returns on the first rank, on every rank."""
     made: list[Any] = [make() if is_first() else None]
@@ -114,6 +108,16 @@ def from_first(make: Callable[[], Value]) -> Value:
         dist.broadcast_object_list(made)
     value: Value = made[0]
     return value
+
+
+def require_same(value: str, what: str) -> None:
+    """Raise a ``ValueError`` on a rank whose value is not that of the first."""
+    first = from_first(lambda: value)
+    if value != first:
+        raise ValueError(
+            f"process {rank()} has other {what} than the first one ({value}, not {first}); "
+            "give all of them the same"
+        )
 
 
 def own(index: Tensor) -> tuple[Tensor, float]:
@@ -151,7 +155,8 @@ def parallel(model: nn.Module, sync_bn: bool) -> nn.Module:
     """
     if count() == 1:
         return model
-    wrapped = nn.parallel.DistributedDataParallel(model)
+    # synchronised statistics are alike without being sent around
+    wrapped = nn.parallel.DistributedDataParallel(model, broadcast_buffers=not sync_bn)
     if sync_bn:  # afterwards: DistributedDataParallel knows none of ours for the CPU
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return wrapped

@@ -37,9 +37,10 @@ class Run:
         _batches(torch.arange(len(train)), config.batch_size, train)  # for its check
         data = ", ".join(f"{task.name} {task.sha256()[:12]}" for task in (train, val))
         self.identity = config.identity() | {"data": data}
-        self.history = checkpoint.restore_checkpoint(
-            out / "last.pt", model, self.optimizer, self.identity, train.row
-        )
+        ranks.require_same(data, "pictures")
+        last = out / "last.pt"  # the first rank's file: others may be machines without it
+        state = ranks.from_first(lambda: checkpoint.read_checkpoint(last, self.identity))
+        self.history = checkpoint.restore_checkpoint(state, last, model, self.optimizer, train.row)
         for group in self.optimizer.param_groups:
             group["lr"] = _rate(config, train.device, graphed)
         self.board: Board | None = None
@@ -77,8 +78,7 @@ class Run:
         """Write what a finished run has beyond an interrupted one."""
         from safetensors.torch import load
 
-        ranks.wait()  # for the first one's files
-        best = (self.out / "best.safetensors").read_bytes()
+        best = ranks.from_first((self.out / "best.safetensors").read_bytes)
         self.model.load_state_dict(load(best))
         if not ranks.is_first():
             return
