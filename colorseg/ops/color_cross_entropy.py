@@ -74,7 +74,9 @@ def color_cross_entropy(
     soft = _soft_options(soft_neighbors, soft_sigma, target, palette)
     logits, weight = widened(logits), widened(weight)
     grad = needs_grad(logits)
-    ready = grad and reduction != "none" and not traced()
+    # the gradient is made with the loss, and multiplied in place; in float16 a mean's would vanish
+    # in front of a loss scale
+    ready = grad and reduction != "none" and logits.dtype != torch.float16 and not traced()
     options = (weight, ignore_index, label_smoothing, *soft, reduction, return_stats, ready)
     loss, _, _, *stats, _ = _color_cross_entropy(logits, target, palette, *options, grad=grad)
     return (loss, *stats) if return_stats else loss

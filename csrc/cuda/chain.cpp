@@ -1,5 +1,6 @@
 // A chain of blocks in one call.  Between blocks only the map in front of batch norm is stored: its
 // normalisation, ReLU and upsampling happen on the way into the next convolution.
+#include "../precision.h"
 #include "chain_links.h"
 
 namespace colorseg::cuda {
@@ -7,7 +8,7 @@ namespace {
 
 // The weights of all layers, packed for the forward pass.
 template <typename T>
-std::vector<Tensor> packed_forward(const std::vector<Layer>& layers, const Tensor& x,
+std::vector<Tensor> packed_forward(const std::vector<Layer>& layers, const Tensor& x, bool strict,
                                    Stream stream) {
   std::vector<ToPack> weights;
   for (size_t i = 0; i < layers.size(); ++i) {
@@ -26,13 +27,14 @@ std::vector<Tensor> packed_forward(const std::vector<Layer>& layers, const Tenso
     weights.push_back({*taps, channels_of<T>(main, skip), channels_of<T>(out, 0), weight,
                        weight_strides(weight, layer.options)});
   }
-  return packed_weights<T>(weights, stream);
+  return packed_weights<T>(weights, strict, stream);
 }
 
-Planned checked_plan(const std::vector<Layer>& layers, size_t i, const std::vector<Link>& links) {
+Planned checked_plan(const std::vector<Layer>& layers, size_t i, const std::vector<Link>& links,
+                     bool strict) {
   COLORSEG_CHECK(layers[i].has_bn != (i + 1 == layers.size()),
                  "the last layer of a chain, and no other, is a convolution without batch norm");
-  Planned planned = plan_layer(layers[i], links);
+  Planned planned = plan_layer(layers[i], links, strict);
   COLORSEG_CHECK(planned.fits, "layer ", i, " cannot be part of a chain on this device");
   return planned;
 }
@@ -43,9 +45,11 @@ bool chain_fits(const Tensor& x, const std::vector<Tensor>& parameters, const In
   const auto map = [&](const std::vector<int64_t>& sizes) {
     return new_tensor(x, sizes, x.scalar_type(), true);
   };
+  const OnDevice device(x);  // whose limits decide
+  const bool strict = !allows_tf32();
   std::vector<Link> links{{map(sizes_of(x)), nothing(x), {}}};
   for (const Layer& layer : layers) {
-    const Planned planned = plan_layer(layer, links);
+    const Planned planned = plan_layer(layer, links, strict);
     if (!planned.fits) return false;
     const BlockShape& s = planned.shape;
     links.push_back({map({s.conv.n, s.conv.out_channels, s.height, s.width}),
@@ -64,14 +68,15 @@ std::vector<Tensor> chain(const Tensor& x, const std::vector<Tensor>& parameters
   const std::vector<Layer> layers = read_layers(parameters, numbers, eps);
   const OnDevice device(x);
   std::vector<Link> links{{dense(x, true), nothing(x), {}}};
+  const bool strict = !allows_tf32();
   std::vector<Tensor> results{x}, packed;
   dispatch_own(x, [&](auto zero) {
-    packed = packed_forward<decltype(zero)>(layers, x, device.stream());
+    packed = packed_forward<decltype(zero)>(layers, x, strict, device.stream());
     return true;
   });
   for (size_t i = 0; i < layers.size(); ++i) {
     const Layer& layer = layers[i];
-    Planned planned = checked_plan(layers, i, links);
+    Planned planned = checked_plan(layers, i, links, strict);
     planned.own.packed = packed[i];
     if (i + 1 == layers.size()) {
       results[0] = own_conv2d(planned.own, layer.bias);
@@ -95,9 +100,10 @@ std::vector<Tensor> prepare_chain(const Tensor& x, const std::vector<Tensor>& pa
                                   const Ints& numbers, const std::vector<double>& eps) {
   const std::vector<Layer> layers = read_layers(parameters, numbers, eps);
   const OnDevice device(x);
+  const bool strict = !allows_tf32();
   std::vector<Tensor> results, packed;
   dispatch_own(x, [&](auto zero) {
-    packed = packed_forward<decltype(zero)>(layers, x, device.stream());
+    packed = packed_forward<decltype(zero)>(layers, x, strict, device.stream());
     return true;
   });
   for (size_t i = 0; i < layers.size(); ++i) {
@@ -122,9 +128,11 @@ Tensor prepared_chain(const Tensor& x, const std::vector<Tensor>& parameters,
   const std::vector<Layer> layers = read_layers(parameters, numbers, eps);
   COLORSEG_CHECK(prepared.size() == kPreparedTensors * layers.size(), "a prepared chain needs ",
                  kPreparedTensors, " tensors for each layer");
+  const OnDevice device(x);
+  const bool strict = !allows_tf32();
   std::vector<Link> links{{dense(x, true), nothing(x), {}}};
   for (size_t i = 0;; ++i) {
-    Planned planned = checked_plan(layers, i, links);
+    Planned planned = checked_plan(layers, i, links, strict);
     const Tensor* p = &prepared[kPreparedTensors * i];
     planned.own.packed = p[0];
     const OptionalTensor bias = optional(p[1]);

@@ -1,5 +1,6 @@
 // The gradients of a chain.  That of data adds up the sums that batch norm's gradient needs on its
 // way out.
+#include "../precision.h"
 #include "chain_links.h"
 
 namespace colorseg::cuda {
@@ -56,7 +57,7 @@ std::vector<OptionalTensor> packed_backward(const std::vector<Layer>& layers, co
     of.push_back(i);
   }
   std::vector<OptionalTensor> all(layers.size());
-  const std::vector<Tensor> packed = packed_weights<T>(weights, stream);
+  const std::vector<Tensor> packed = packed_weights<T>(weights, plans[0].own.strict, stream);
   for (size_t j = 0; j < of.size(); ++j) all[of[j]] = packed[j];
   return all;
 }
@@ -68,7 +69,7 @@ void data_gradient(const Layer& layer, const OwnConvolution& own, int64_t index,
                    const Tensor& grad, const OptionalTensor& packed, Stream stream) {
   if (!packed) return;
   const bool main = gradients[layer.main].needed, skip = needs_skip(layer, gradients);
-  Convolution<T> p = *gradient_plan<T>(own, grad, skip);
+  Convolution<T> p = gradient_plan<T>(own, grad, skip);
   LinkGradient unused;
   p.targets[0] = target_of<T>(links[layer.main], main ? gradients[layer.main] : unused, index,
                               p.tiling.blocks);
@@ -142,10 +143,11 @@ Tensor bias_gradient(const Layer& layer, const Tensor& grad, Zeros& zeros) {
 // What forward left: its links, and how each layer convolves them.
 std::vector<Planned> read_saved(const std::vector<Layer>& layers, const std::vector<Tensor>& saved,
                                 std::vector<Link>& links) {
+  const bool strict = !allows_tf32();
   std::vector<Planned> plans;
   for (size_t i = 0; i < layers.size(); ++i) {
     const Layer& layer = layers[i];
-    plans.push_back(plan_layer(layer, links));
+    plans.push_back(plan_layer(layer, links, strict));
     if (i + 1 == layers.size()) break;
     const Tensor* s = &saved[kSavedTensors * i];
     const ChannelVectors vectors(s[2], s[3], s[4]);

@@ -27,7 +27,7 @@ struct Planned {
 // Channels of a link: 0 is the chain's input, i + 1 the result of layer i.
 int channels_of_link(const std::vector<Layer>& layers, const Tensor& x, int64_t link);
 
-// Checks what a layer is given.
-Planned plan_layer(const Layer& layer, const std::vector<Link>& links);
+// Checks what a layer is given.  strict: as in OwnConvolution, the same for all layers of a call.
+Planned plan_layer(const Layer& layer, const std::vector<Link>& links, bool strict);
 
 }  // namespace colorseg::cuda

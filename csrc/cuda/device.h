@@ -81,11 +81,13 @@ inline Tensor in_dtype(const Tensor& x, ScalarType dtype) {
   return dense(x.scalar_type() == dtype ? x : torch::stable::to(x, dtype), false);
 }
 
-// The grid's first dimension numbers chunks.
+// The grid's first dimension numbers chunks; a thread counts pixels a step beyond the last.
+constexpr int64_t kMostImagePixels = (int64_t(1) << 31) - 1024;
 inline void check_grid(const PixelMap& map) {
-  COLORSEG_CHECK(map.pixels < (int64_t(1) << 31) && pixel_chunks(map) < (int64_t(1) << 31),
-                 "an operator on CUDA takes less than 2^31 images of less than 2^31 pixels, got ",
-                 map.n, " of ", map.pixels);
+  COLORSEG_CHECK(
+      map.pixels <= kMostImagePixels && pixel_chunks(map) < (int64_t(1) << 31),
+      "an operator on CUDA takes less than 2^31 images of at most 2^31 - 1024 pixels, got ", map.n,
+      " of ", map.pixels);
 }
 
 // COLORSEG_DEBUG=1: what would be ignored is an error, at the price of waiting for the device.

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <stdexcept>
 #include <string>
 
@@ -32,7 +33,9 @@ struct DeviceLimits {
 
 inline DeviceLimits device_limits() {
 #if defined(COLORSEG_SIMT)
-  return {2, 228 * 1024, 227 * 1024};
+  const char* kilobytes = std::getenv("COLORSEG_SIMT_SHARED_KB");  // as other devices have it
+  const int most = kilobytes ? std::atoi(kilobytes) : 227;
+  return {2, (most + 1) * 1024, most * 1024};
 #else
   int device = 0;
   DeviceLimits limits = {};
@@ -70,6 +73,7 @@ inline bool kernels_wait() {
   if (answer == 0) {
     cudaFuncAttributes attributes = {};
     const bool is_known = cudaFuncGetAttributes(&attributes, probe<0>) == cudaSuccess;
+    if (!is_known) cudaGetLastError();  // or torch's next kernel would raise it
     answer = is_known && attributes.ptxVersion >= 90 ? 2 : 1;
   }
   return answer == 2;
@@ -87,7 +91,8 @@ __device__ T* shared_memory() {
 #endif
 }
 
-// Shared memory beyond 48 KB has to be asked for; beyond that of the device the launch fails.
+// Shared memory beyond 48 KB has to be allowed; beyond that of the device the launch fails.  All
+// that there is is allowed each time, since another thread may launch the same kernel with less.
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
             Stream stream, const Arguments&... arguments) {
@@ -99,7 +104,7 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_
   cudaError_t error = cudaSuccess;
   if (shared_bytes > 48 * 1024) {
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(shared_bytes));
+                                 device_limits().block_shared_bytes);
   }
   if (error == cudaSuccess) {
     cudaLaunchAttribute overlap = {};
@@ -111,9 +116,10 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_
     config.attrs = &overlap, config.numAttrs = kernels_wait() ? 1 : 0;
     error = cudaLaunchKernelEx(&config, kernel, static_cast<const Parameters&>(arguments)...);
   }
-  if (error != cudaSuccess)
-    throw std::runtime_error(std::string("a CUDA kernel of colorseg could not be launched: ") +
-                             cudaGetErrorString(error));
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // or torch's next kernel would raise it, too
+  throw std::runtime_error(std::string("a CUDA kernel of colorseg could not be launched: ") +
+                           cudaGetErrorString(error));
 #endif
 }
 

@@ -1,5 +1,7 @@
 #include "own_block.h"
 
+#include "../precision.h"
+
 namespace colorseg::cuda {
 namespace {
 
@@ -14,7 +16,7 @@ Tensor convolve_to(const OwnConvolution& own, const OptionalTensor& bias, const 
   if (bias) added = in_dtype(*bias, ScalarType::Float);
   dispatch_own(y, [&](auto zero) {
     using T = decltype(zero);
-    Convolution<T> p = *forward_plan<T>(own);
+    Convolution<T> p = forward_plan<T>(own).value();
     parts = new_tensor(y, {wants_moments ? p.tiling.blocks : 0, y.size(1), 3}, ScalarType::Double);
     p.bias = pointer<float>(added);
     p.pool = pool;
@@ -24,7 +26,7 @@ Tensor convolve_to(const OwnConvolution& own, const OptionalTensor& bias, const 
     const Tensor packed =
         own.packed ? *own.packed
                    : packed_weights<T>({{p.taps, p.in, p.out, own.weight, weight_strides(own)}},
-                                       device.stream())[0];
+                                       own.strict, device.stream())[0];
     run_convolution(p, packed, device.stream());
     return true;
   });
@@ -36,6 +38,13 @@ Tensor result_of(const OwnConvolution& own, int64_t height, int64_t width) {
   return new_tensor(x, {own.shape.n, own.shape.out_channels, height, width}, x.scalar_type(), true);
 }
 
+// Whether a tile's positions are neighbors in the result, so that a max-pool finds its squares.
+bool has_squares(const OwnConvolution& own) {
+  return forward_taps(own.options, own.weight.size(2), own.weight.size(3), own.upsampled)
+             .value()
+             .phases() == 1;
+}
+
 }  // namespace
 
 std::optional<OwnConvolution> own_convolution(const Tensor& x, const Tensor& weight,
@@ -44,7 +53,8 @@ std::optional<OwnConvolution> own_convolution(const Tensor& x, const Tensor& wei
   if (!is_channels_last(x) || (prologue.upsample && skip)) return {};
   const ConvShape shape = check_conv2d(x, weight, {}, skip, prologue, o);
   if (!has_own_channels(shape)) return {};  // before anything is copied
-  OwnConvolution own{{x, {}, prologue.relu}, {}, prologue.upsample, dense(weight, false), o, shape};
+  OwnConvolution own{{x, {}, prologue.relu}, {}, prologue.upsample, dense(weight, false), o, shape,
+                     !allows_tf32()};
   if (skip) own.skip = ConvInput{dense(*skip, true)};
   if (!has_own_kernels(own)) return {};
   if (prologue.scale) own.main.affines = prologue_vectors(x, prologue).affines;
@@ -68,7 +78,7 @@ ConvGradients own_conv2d_backward(const OwnConvolution& own, const Tensor& grad,
     using T = decltype(zero);
     if (needs.weight) g.weight = run_weight_gradient<T>(own, grad, device.stream());
     if (!needs.x && !needs.skip) return true;
-    Convolution<T> p = *gradient_plan<T>(own, grad, needs.skip);
+    Convolution<T> p = gradient_plan<T>(own, grad, needs.skip);
     g.x = like(x);
     p.targets[0].y = pointer<T>(g.x);
     if (needs.skip) {
@@ -76,7 +86,8 @@ ConvGradients own_conv2d_backward(const OwnConvolution& own, const Tensor& grad,
       p.targets[1].y = pointer<T>(g.skip);
     }
     const ToPack weight{p.taps, p.in, p.out, own.weight, gradient_strides(own)};
-    run_convolution(p, packed_weights<T>({weight}, device.stream())[0], device.stream());
+    run_convolution(p, packed_weights<T>({weight}, own.strict, device.stream())[0],
+                    device.stream());
     return true;
   });
   if (!needs.x) g.x = nothing(x);
@@ -85,8 +96,10 @@ ConvGradients own_conv2d_backward(const OwnConvolution& own, const Tensor& grad,
 }
 
 Tensor own_resampled(const OwnConvolution& own, const BlockShape& s, const OptionalTensor& bias) {
+  const bool pool = s.resample == Resample::kMaxPool2;
+  if (pool && !has_squares(own)) return max_pooled(own_conv2d(own, bias), s, true).map;
   const Tensor map = result_of(own, s.height, s.width);
-  convolve_to(own, bias, map, s.resample == Resample::kMaxPool2);
+  convolve_to(own, bias, map, pool);
   return map;
 }
 
@@ -94,7 +107,8 @@ BlockMap own_block_map(const OwnConvolution& own, const BlockShape& s, const Opt
                        const BatchNormOptions& bn) {
   const bool pool = s.resample == Resample::kMaxPool2;
   const bool counted = bn.batch_statistics && s.normalized() > 0;
-  if (pool && s.conv.out_channels % 4 != 0) {  // a byte of the argmax has parts of two pixels
+  const bool whole_bytes = s.conv.out_channels % 4 == 0;  // of the argmax, for each pixel
+  if (pool && !(whole_bytes && has_squares(own))) {
     const Pooled z = max_pooled(own_conv2d(own, bias), s, true);
     const Tensor parts = counted ? moments(z.map, true) : nothing(z.map);
     return {z.map, z.argmax, finished_moments(z.map, parts, bn)};

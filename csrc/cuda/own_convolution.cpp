@@ -1,7 +1,5 @@
 #include "own_convolution.h"
 
-#include "../precision.h"
-
 namespace colorseg::cuda {
 namespace {
 
@@ -18,17 +16,17 @@ ConvSource<T> source_of(const ConvInput& input) {
 
 // Of maps of (channels, height, width) to others.
 template <typename T>
-std::optional<Convolution<T>> planned(const std::optional<ConvTaps>& taps, int64_t n,
+std::optional<Convolution<T>> planned(const std::optional<ConvTaps>& taps, bool strict, int64_t n,
                                       const Channels& in, int64_t in_height, int64_t in_width,
                                       const Channels& out, int64_t out_height, int64_t out_width) {
   if (!taps || std::max({in_height, in_width, out_height, out_width}) > kMostSize ||
       std::max(in_height * in_width, out_height * out_width) > kMostPixels)
     return {};
   Convolution<T> p = {};
-  p.taps = *taps, p.n = n, p.in = in, p.out = out;
+  p.taps = *taps, p.strict = strict, p.n = n, p.in = in, p.out = out;
   p.in_height = static_cast<int>(in_height), p.in_width = static_cast<int>(in_width);
   p.out_height = static_cast<int>(out_height), p.out_width = static_cast<int>(out_width);
-  if (!plan(p, !allows_tf32())) return {};
+  if (!plan(p)) return {};
   return p;
 }
 
@@ -46,6 +44,17 @@ void dispatch_weight(const Tensor& weight, const Body& body) {
 }
 
 int channels(const Tensor& map) { return static_cast<int>(map.size(1)); }
+
+// The gradients of main and, if `skip`, of the skip.
+template <typename T>
+std::optional<Convolution<T>> planned_gradient(const OwnConvolution& own, bool skip) {
+  const ConvShape& s = own.shape;
+  const Tensor& map = own.main.map;
+  return planned<T>(
+      gradient_taps(own.options, own.weight.size(2), own.weight.size(3), own.upsampled), own.strict,
+      s.n, channels_of<T>(static_cast<int>(s.out_channels), 0), s.out_height, s.out_width,
+      channels_of<T>(channels(map), skip ? channels(own.skip->map) : 0), map.size(2), map.size(3));
+}
 
 }  // namespace
 
@@ -66,7 +75,7 @@ std::optional<Convolution<T>> forward_plan(const OwnConvolution& own) {
   const ConvShape& s = own.shape;
   auto p =
       planned<T>(forward_taps(own.options, own.weight.size(2), own.weight.size(3), own.upsampled),
-                 s.n, in, map.size(2), map.size(3),
+                 own.strict, s.n, in, map.size(2), map.size(3),
                  channels_of<T>(static_cast<int>(s.out_channels), 0), s.out_height, s.out_width);
   if (!p) return p;
   p->sources[0] = source_of<T>(own.main);
@@ -75,20 +84,14 @@ std::optional<Convolution<T>> forward_plan(const OwnConvolution& own) {
 }
 
 template <typename T>
-std::optional<Convolution<T>> gradient_plan(const OwnConvolution& own, const Tensor& grad,
-                                            bool skip) {
-  const Tensor& map = own.main.map;
-  auto p = planned<T>(
-      gradient_taps(own.options, own.weight.size(2), own.weight.size(3), own.upsampled),
-      own.shape.n, channels_of<T>(channels(grad), 0), grad.size(2), grad.size(3),
-      channels_of<T>(channels(map), skip ? channels(own.skip->map) : 0), map.size(2), map.size(3));
-  if (p) p->sources[0] = source_of<T>({grad, {}, false});
+Convolution<T> gradient_plan(const OwnConvolution& own, const Tensor& grad, bool skip) {
+  Convolution<T> p = planned_gradient<T>(own, skip).value();
+  p.sources[0] = source_of<T>({grad, {}, false});
   return p;
 }
 
 template <typename T>
-std::vector<Tensor> packed_weights(const std::vector<ToPack>& weights, Stream stream) {
-  const bool strict = !allows_tf32();
+std::vector<Tensor> packed_weights(const std::vector<ToPack>& weights, bool strict, Stream stream) {
   std::vector<Tensor> packed;
   const auto pack = [&](auto zero) {
     using W = decltype(zero);
@@ -122,18 +125,18 @@ std::vector<Tensor> packed_weights(const std::vector<ToPack>& weights, Stream st
 template <typename T>
 void run_convolution(Convolution<T>& p, const Tensor& packed, Stream stream) {
   p.weight = packed.const_data_ptr();
-  convolve(p, !allows_tf32(), stream);
+  convolve(p, stream);
 }
 
 template <typename T>
 Tensor run_weight_gradient(const OwnConvolution& own, const Tensor& grad, Stream stream) {
-  WeightGradient<T> w = weight_plan(own, *forward_plan<T>(own), grad);
+  WeightGradient<T> w = weight_plan(own, forward_plan<T>(own).value(), grad);
   COLORSEG_CHECK(plan(w), "no kernel for the gradient of a weight ", shape_of(own.weight));
   const Tensor result = new_tensor(own.weight, sizes_of(own.weight), own.weight.scalar_type());
   const Tensor partial = new_tensor(own.weight, {partial_size(w)}, ScalarType::Float);
   const WeightStrides strides = weight_strides(own);
   dispatch_weight<T>(own.weight, [&](auto zero) {
-    weight_gradient(w, !allows_tf32(), strides.k, strides.n, pointer<float>(partial),
+    weight_gradient(w, strides.k, strides.n, pointer<float>(partial),
                     pointer<decltype(zero)>(result), stream);
   });
   return result;
@@ -149,25 +152,17 @@ bool has_own_kernels(const OwnConvolution& own) {
     using T = decltype(zero);
     const auto forward = forward_plan<T>(own);
     if (!forward) return false;
-    const ConvShape& s = own.shape;
-    const Tensor& map = own.main.map;
-    const int skip = own.skip ? channels(own.skip->map) : 0;
     WeightGradient<T> w{*forward, nullptr, 0};
-    return plan(w) &&
-           planned<T>(
-               gradient_taps(own.options, own.weight.size(2), own.weight.size(3), own.upsampled),
-               s.n, channels_of<T>(static_cast<int>(s.out_channels), 0), s.out_height, s.out_width,
-               channels_of<T>(channels(map), skip), map.size(2), map.size(3))
-               .has_value();
+    return plan(w) && planned_gradient<T>(own, false) &&
+           (!own.skip || planned_gradient<T>(own, true));
   });
 }
 
-#define COLORSEG_INSTANTIATE(T)                                                                 \
-  template std::optional<Convolution<T>> forward_plan<T>(const OwnConvolution&);                \
-  template std::optional<Convolution<T>> gradient_plan<T>(const OwnConvolution&, const Tensor&, \
-                                                          bool);                                \
-  template std::vector<Tensor> packed_weights<T>(const std::vector<ToPack>&, Stream);           \
-  template void run_convolution(Convolution<T>&, const Tensor&, Stream);                        \
+#define COLORSEG_INSTANTIATE(T)                                                             \
+  template std::optional<Convolution<T>> forward_plan<T>(const OwnConvolution&);            \
+  template Convolution<T> gradient_plan<T>(const OwnConvolution&, const Tensor&, bool);     \
+  template std::vector<Tensor> packed_weights<T>(const std::vector<ToPack>&, bool, Stream); \
+  template void run_convolution(Convolution<T>&, const Tensor&, Stream);                    \
   template Tensor run_weight_gradient<T>(const OwnConvolution&, const Tensor&, Stream);
 COLORSEG_INSTANTIATE(float)
 COLORSEG_INSTANTIATE(__half)

@@ -20,6 +20,7 @@ struct OwnConvolution {
   Tensor weight;   // contiguous
   ConvOptions options;
   ConvShape shape;
+  bool strict;                 // float32 is computed in float32, not in tf32
   OptionalTensor packed = {};  // the weight for the forward pass, if it was packed before
 };
 
@@ -53,10 +54,10 @@ bool dispatch_own(const Tensor& x, const Body& body) {
 template <typename T>
 std::optional<Convolution<T>> forward_plan(const OwnConvolution& own);
 
-// That of the gradients of main and, if `skip`, of the skip; grad is that of the result.
+// That of the gradients of main and, if `skip`, of the skip, which has_own_kernels has promised;
+// grad is that of the result.
 template <typename T>
-std::optional<Convolution<T>> gradient_plan(const OwnConvolution& own, const Tensor& grad,
-                                            bool skip);
+Convolution<T> gradient_plan(const OwnConvolution& own, const Tensor& grad, bool skip);
 
 // A weight for maps of T, and how it is read.
 struct ToPack {
@@ -68,7 +69,7 @@ struct ToPack {
 
 // Weights in the order in which kernels for maps of T read them, by as few launches as possible.
 template <typename T>
-std::vector<Tensor> packed_weights(const std::vector<ToPack>& weights, Stream stream);
+std::vector<Tensor> packed_weights(const std::vector<ToPack>& weights, bool strict, Stream stream);
 
 template <typename T>
 void run_convolution(Convolution<T>& p, const Tensor& packed, Stream stream);
@@ -77,7 +78,7 @@ void run_convolution(Convolution<T>& p, const Tensor& packed, Stream stream);
 template <typename T>
 Tensor run_weight_gradient(const OwnConvolution& own, const Tensor& grad, Stream stream);
 
-// Whether there are kernels for so many channels; for the convolution and all of its gradients.
+// Whether there are kernels for so many channels; for the convolution and each of its gradients.
 bool has_own_channels(const ConvShape& shape);
 bool has_own_kernels(const OwnConvolution& own);
 

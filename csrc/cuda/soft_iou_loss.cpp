@@ -10,7 +10,11 @@ ClassList class_list(const Ints& classes) {
   COLORSEG_CHECK(classes.size() <= kMostClasses, "soft IoU on CUDA takes at most ", kMostClasses,
                  " classes, got ", classes.size());
   ClassList list{static_cast<int>(classes.size()), {}};
-  for (size_t k = 0; k < classes.size(); ++k) list.ids[k] = static_cast<int16_t>(classes[k]);
+  for (size_t k = 0; k < classes.size(); ++k) {
+    COLORSEG_CHECK(classes[k] <= INT16_MAX, "soft IoU on CUDA takes classes up to ", INT16_MAX,
+                   ", got ", classes[k]);
+    list.ids[k] = static_cast<int16_t>(classes[k]);
+  }
   return list;
 }
 

@@ -11,7 +11,7 @@ from conftest import assert_close, skip
 from simt.build import count_launches, set_allow_tf32
 from torch import Tensor
 
-from colorseg import _C, reference
+from colorseg import _C, ops, reference
 
 pytestmark = pytest.mark.every_device
 
@@ -43,7 +43,7 @@ def set_tf32(device):
 
 def run(
     dtype, channels=(24, 40), size=(2, 9, 11), kernel=3, padding=(1, 1, 1, 1), stride=1,
-    transposed=False, output_padding=0, upsample=False, skip=0,
+    transposed=False, output_padding=0, upsample=False, skip=0, skip_gradient=True,
 ):  # fmt: skip
     """(got, want) of the result and of the gradients of x, skip, weight and bias, in that order."""
     n, height, width = size
@@ -76,12 +76,13 @@ def run(
     assert y.dtype == dtype
     assert y.is_contiguous(memory_format=torch.channels_last)
     cotangent = torch.randn_like(want).to(dtype)
+    skips = bool(skip and skip_gradient)
     x_grad, weight_grad, bias_grad, skip_grad, *_ = torch.ops.colorseg.conv2d_backward.default(
-        cotangent, x, weight, skipped, *tail, True, bool(skip), True, True
+        cotangent, x, weight, skipped, *tail, True, skips, True, True
     )
-    wanted = [t for t in (leaves[0], leaves[3], *leaves[1:3]) if t is not None]
+    wanted = [leaves[0], *([leaves[3]] if skips else []), *leaves[1:3]]
     exact = torch.autograd.grad(want, wanted, cotangent.double())
-    got = [x_grad, *([skip_grad] if skip else []), weight_grad, bias_grad]
+    got = [x_grad, *([skip_grad] if skips else []), weight_grad, bias_grad]
     return [(y, want), *zip(got, exact, strict=True)]
 
 
@@ -125,3 +126,48 @@ def test_sizes(size):
     """One image over many tiles, and many images in one."""
     for got, want in run(torch.float32, (4, 4), size):
         assert_close(got, want)
+
+
+@pytest.mark.parametrize("skip", [63, 62])
+def test_pixels_of_more_vectors_than_a_warp_has_threads(skip):
+    """128 channels of float32 in two maps, each of which ends in a vector of its own."""
+    for got, want in run(torch.float32, (65, 8), kernel=1, padding=(0,) * 4, skip=skip):
+        assert_close(got, want)
+
+
+@pytest.mark.parametrize("kilobytes", [99, 163])
+@pytest.mark.parametrize("skip_gradient", [True, False])
+@pytest.mark.parametrize(("dtype", "out"), [(torch.float32, 48), (torch.float16, 128)], ids=str)
+def test_devices_with_less_shared_memory(dtype, out, skip_gradient, kilobytes, monkeypatch):
+    """The emulated one; those of GPUs are what they are."""
+    monkeypatch.setenv("COLORSEG_SIMT_SHARED_KB", str(kilobytes))
+    wide = {"skip": 40, "skip_gradient": skip_gradient}
+    for got, want in run(dtype, (24, out), size=(2, 20, 20), **wide):
+        assert_close(got, want, dtype)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_max_pool_of_a_result_in_phases(training, relu):
+    """The squares of a convolution that doubles its map lie in four phases."""
+    draw = [torch.randint(-9, 10, size) for size in ((2, 8, 8, 6), (8, 8, 4, 4), (8,))]
+    x, weight, bias = (t.double() for t in draw)  # no rounding, so no ties in one dtype only
+    tensors = [x, weight / 4, bias, torch.rand(8).double() + 0.5, torch.randn(8).double()]
+    exact = [t.requires_grad_() for t in tensors]
+    ours = [t.detach().float().requires_grad_() for t in tensors]
+    ours[0] = ours[0].detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    results = []
+    for module, (x, *parameters) in ((ops, ours), (reference, exact)):
+        stats = [torch.zeros(8, dtype=x.dtype), torch.ones(8, dtype=x.dtype)]
+        y = module.conv_bn_relu(
+            x, *parameters, *stats, stride=2, padding=1, transposed=True, resample="maxpool2",
+            training=training, relu=relu,
+        )  # fmt: skip
+        results.append((y, *stats, *torch.autograd.grad(y.square().sum(), (x, *parameters))))
+        with torch.no_grad():
+            alone = module.conv_bn_relu(
+                x, *parameters, *stats, stride=2, padding=1, transposed=True, resample="maxpool2"
+            )
+        results[-1] += (alone,)
+    for got, want in zip(*results, strict=True):
+        assert_close(got, want, torch.float32)

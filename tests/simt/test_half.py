@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import TOLERANCE, assert_close, skip
 
-from colorseg import reference
+from colorseg import ops, reference
 from colorseg.palette import Palette
 
 pytestmark = pytest.mark.every_device
@@ -113,3 +113,15 @@ def test_conv_bn_relu(dtype, channels_last, resample):
     wanted = torch.autograd.grad(want, leaves, cotangent.double())
     for got, exact in zip((grads[0], grads[5], grads[6]), wanted, strict=True):
         assert (got - exact).abs().max() <= 2 * TOLERANCE[dtype] * exact.abs().max()
+
+
+def test_gradients_of_float16_that_are_scaled_up():
+    """As by a GradScaler: what is in front of its factor is below float16's smallest number."""
+    logits = torch.randn(1, 24, 256, 256).half().requires_grad_()
+    target = torch.randint(0, 24, (1, 256, 256))
+    loss = ops.color_cross_entropy(logits, target)
+    (got,) = torch.autograd.grad(65536 * loss, logits)
+    exact = logits.detach().double().requires_grad_()
+    (want,) = torch.autograd.grad(65536 * reference.color_cross_entropy(exact, target), exact)
+    assert_close(got, want)
+    assert ((got - want).norm() / want.norm()) < 1e-3

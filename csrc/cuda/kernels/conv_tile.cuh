@@ -176,7 +176,8 @@ __device__ void load_pixels(const Window& w, const ConvSource<T>& source, int co
 
 // Copies a window to shared memory, pixel after pixel, zeros where there is none; it is there
 // behind await_copies and a barrier.  A thread keeps its channels, and has kUnroll vectors on their
-// way at a time, as many as registers are left for, or all where nothing is to be done to them.
+// way at a time, as many as registers are left for, or all where nothing is to be done to them; the
+// block has a thread for each vector of a pixel.
 template <typename T, bool kTf32, int kUnroll>
 __device__ void load_window(const Window& w, const Channels& channels, const ConvSource<T>& first,
                             const ConvSource<T>& second, int row_bytes, unsigned char* to) {

@@ -24,19 +24,26 @@ struct Memory {
   __host__ __device__ int total() const { return weight_at() + weight; }
 };
 
+// Of the part of a packed weight that a block reads.
+template <typename T, bool kStrict, int kTilesN>
+__host__ __device__ int weight_bytes(const Convolution<T>& p) {
+  const int steps = pixel_bytes<T>(p.in) / kStepBytes;
+  return (p.taps.count * steps + 1) * kTilesN * kWarp *
+         static_cast<int>(sizeof(WeightFragment<kStrict>));
+}
+
 template <typename T, bool kStrict, int kTilesN>
 __host__ __device__ Memory memory_of(const Convolution<T>& p) {
   const int row = pixel_bytes<T>(p.in);
   const int pixels = tile_rows(p.taps, p.tiling) * tile_columns(p.taps, p.tiling)
                      << p.tiling.log_images;
   const int stage = p.tiling.positions() * stage_stride<kTilesN * 8>() * 4;
-  const int weight = (p.taps.count * (row / kStepBytes) + 1) * kTilesN * kWarp *
-                     static_cast<int>(sizeof(WeightFragment<kStrict>));
+  const int weight = weight_bytes<T, kStrict, kTilesN>(p);
   return {row,
           pixels * row,
           stage,
           epilogue_floats<T, kTilesN * 8>() * 4,
-          weight <= kMostWeightBytes ? weight : 0,
+          p.tiling.keeps_weight ? weight : 0,
           p.taps.phases() == 1};
 }
 
@@ -154,8 +161,9 @@ __global__ void __launch_bounds__(kConvThreads, kBlocksEach)
 }
 
 template <typename T, bool kStrict, int kTilesM, int kTilesN>
-bool plan_tiles(Convolution<T>& p) {
+bool plan_tiles(Convolution<T>& p, bool keeps_weight) {
   p.tiling = tiling_of(p, 16 * kConvWarps * kTilesM);
+  p.tiling.keeps_weight = keeps_weight;
   return share_tiles(p.tiling, memory_of<T, kStrict, kTilesN>(p).total(), kBlocksEach);
 }
 
@@ -165,9 +173,13 @@ constexpr int kLargeTilesM = kTilesN <= 4 && !kStrict ? 2 : 1;
 
 template <typename T, bool kStrict, int kTilesN>
 bool plan(Convolution<T>& p) {
-  return (plan_tiles<T, kStrict, kLargeTilesM<kStrict, kTilesN>, kTilesN>(p) &&
-          p.tiling.tiles >= 2 * device_limits().multiprocessors) ||
-         plan_tiles<T, kStrict, 1, kTilesN>(p);
+  const auto fits = [&](bool keeps_weight) {
+    return (plan_tiles<T, kStrict, kLargeTilesM<kStrict, kTilesN>, kTilesN>(p, keeps_weight) &&
+            p.tiling.tiles >= 2 * device_limits().multiprocessors) ||
+           plan_tiles<T, kStrict, 1, kTilesN>(p, keeps_weight);
+  };
+  const bool small = weight_bytes<T, kStrict, kTilesN>(p) <= kMostWeightBytes;
+  return (small && fits(true)) || fits(false);
 }
 
 template <typename T, bool kStrict, int kTilesN>
@@ -187,7 +199,7 @@ void run(const Convolution<T>& p, Stream stream) {
 
 // body(bool strict, int tiles of a block) with values that are known to the compiler.
 template <typename T, typename Body>
-auto with_constants(const Convolution<T>& p, bool strict, const Body& body) {
+auto with_constants(const Convolution<T>& p, const Body& body) {
   using std::integral_constant;
   const auto with_tiles = [&](auto is_strict) {
     switch (block_weight_tiles(p.out, is_strict.value)) {
@@ -202,7 +214,7 @@ auto with_constants(const Convolution<T>& p, bool strict, const Body& body) {
     }
   };
   if constexpr (sizeof(T) == 4) {
-    if (strict) return with_tiles(std::true_type());
+    if (p.strict) return with_tiles(std::true_type());
   }
   return with_tiles(std::false_type());
 }
@@ -210,22 +222,20 @@ auto with_constants(const Convolution<T>& p, bool strict, const Body& body) {
 }  // namespace
 
 template <typename T>
-bool plan(Convolution<T>& p, bool strict) {
-  return with_constants(p, strict, [&](auto is_strict, auto tiles) {
-    return plan<T, is_strict.value, tiles.value>(p);
-  });
+bool plan(Convolution<T>& p) {
+  return with_constants(
+      p, [&](auto is_strict, auto tiles) { return plan<T, is_strict.value, tiles.value>(p); });
 }
 
 template <typename T>
-void convolve(const Convolution<T>& p, bool strict, Stream stream) {
-  with_constants(p, strict, [&](auto is_strict, auto tiles) {
-    run<T, is_strict.value, tiles.value>(p, stream);
-  });
+void convolve(const Convolution<T>& p, Stream stream) {
+  with_constants(
+      p, [&](auto is_strict, auto tiles) { run<T, is_strict.value, tiles.value>(p, stream); });
 }
 
-#define COLORSEG_INSTANTIATE(T)              \
-  template bool plan(Convolution<T>&, bool); \
-  template void convolve(const Convolution<T>&, bool, Stream);
+#define COLORSEG_INSTANTIATE(T)        \
+  template bool plan(Convolution<T>&); \
+  template void convolve(const Convolution<T>&, Stream);
 COLORSEG_INSTANTIATE(float)
 COLORSEG_INSTANTIATE(__half)
 COLORSEG_INSTANTIATE(__nv_bfloat16)

@@ -44,6 +44,7 @@ __host__ __device__ Channels channels_of(int first, int second) {
 struct Tiling {
   int log_images, log_rows, log_columns;
   int row_tiles, column_tiles, tiles, blocks;
+  bool keeps_weight;  // in shared memory
   __host__ __device__ int positions() const { return 1 << (log_images + log_rows + log_columns); }
 };
 
@@ -79,15 +80,15 @@ struct Convolution {
   ConvTarget<T> targets[2];
   const void* weight;  // packed
   const float* bias;   // or null
-  bool pool;
-  uint8_t* codes;  // argmax of the max-pool, or null
+  bool pool;           // of taps of one phase
+  bool strict;         // float32 is computed in float32, not in tf32
+  uint8_t* codes;      // argmax of the max-pool, or null
   Tiling tiling;
 };
 
-// Chooses p.tiling for the current device; false where it has no kernel.  strict: computed in
-// float32, not in tf32.
+// Chooses p.tiling for the current device; false where it has no kernel.
 template <typename T>
-bool plan(Convolution<T>& p, bool strict);
+bool plan(Convolution<T>& p);
 
 // A weight and where it goes in the order in which lanes read it.  Channel k of `in`, channel n of
 // `out` and a tap have it at k * k_stride + n * n_stride + tap.
@@ -115,7 +116,7 @@ template <typename T, typename W>
 void pack_weights(const Packings<W>& packings, bool strict, Stream);
 
 template <typename T>
-void convolve(const Convolution<T>& p, bool strict, Stream);
+void convolve(const Convolution<T>& p, Stream);
 
 // The gradient of the weight of a forward convolution p, of which the sources and `tiling` count;
 // grad: of its result, (n, out_height, out_width, channels).
@@ -135,7 +136,7 @@ int64_t partial_size(const WeightGradient<T>& w);
 
 // grad_weight is laid out as in Packing.
 template <typename T, typename W>
-void weight_gradient(const WeightGradient<T>& w, bool strict, int64_t k_stride, int64_t n_stride,
-                     float* partial, W* grad_weight, Stream);
+void weight_gradient(const WeightGradient<T>& w, int64_t k_stride, int64_t n_stride, float* partial,
+                     W* grad_weight, Stream);
 
 }  // namespace colorseg::cuda

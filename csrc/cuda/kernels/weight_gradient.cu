@@ -187,10 +187,10 @@ int64_t partial_size(const WeightGradient<T>& w) {
 }
 
 template <typename T, typename W>
-void weight_gradient(const WeightGradient<T>& w, bool strict, int64_t k_stride, int64_t n_stride,
-                     float* partial, W* grad_weight, Stream stream) {
+void weight_gradient(const WeightGradient<T>& w, int64_t k_stride, int64_t n_stride, float* partial,
+                     W* grad_weight, Stream stream) {
   if constexpr (sizeof(T) == 4) {
-    if (strict) return run<T, W, true>(w, k_stride, n_stride, partial, grad_weight, stream);
+    if (w.p.strict) return run<T, W, true>(w, k_stride, n_stride, partial, grad_weight, stream);
   }
   run<T, W, false>(w, k_stride, n_stride, partial, grad_weight, stream);
 }
@@ -202,9 +202,8 @@ COLORSEG_INSTANTIATE(float)
 COLORSEG_INSTANTIATE(__half)
 COLORSEG_INSTANTIATE(__nv_bfloat16)
 
-#define COLORSEG_INSTANTIATE_WEIGHT(T, W)                                                     \
-  template void weight_gradient(const WeightGradient<T>&, bool, int64_t, int64_t, float*, W*, \
-                                Stream);
+#define COLORSEG_INSTANTIATE_WEIGHT(T, W) \
+  template void weight_gradient(const WeightGradient<T>&, int64_t, int64_t, float*, W*, Stream);
 COLORSEG_INSTANTIATE_WEIGHT(float, float)
 COLORSEG_INSTANTIATE_WEIGHT(__half, __half)
 COLORSEG_INSTANTIATE_WEIGHT(__half, float)

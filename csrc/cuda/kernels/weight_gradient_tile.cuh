@@ -13,7 +13,12 @@ constexpr int kSlackBytes = 256;  // lanes of channels that do not exist read be
 __host__ __device__ inline int tap_groups(const ConvTaps& t) {
   return (t.count + kMostTapWarps - 1) / kMostTapWarps;
 }
-inline int tap_warps(const ConvTaps& t) { return (t.count + tap_groups(t) - 1) / tap_groups(t); }
+// At least two, since load_window needs a thread for each vector of a pixel; one without a tap only
+// loads.
+inline int tap_warps(const ConvTaps& t) {
+  const int warps = (t.count + tap_groups(t) - 1) / tap_groups(t);
+  return warps < 2 ? 2 : warps;
+}
 
 struct GradientMemory {
   int x_row, grad_row, x, grad, offsets;  // bytes of a pixel, of the tiles, and of the offsets
