@@ -5,11 +5,13 @@ import copy
 import pytest
 import torch
 from conftest import assert_close
+from parity import lay_out
 from plain_twins import plain_block, train_steps
 from torch import nn
 
 import colorseg
 from colorseg.models import ConvTransposeNet, PoolUpsampleNet, UNet
+from colorseg.nn import ConvBNReLU
 
 pytestmark = pytest.mark.every_device
 
@@ -58,6 +60,26 @@ def test_compiled_steps_equal_eager_ones(make):
     eager.eval(), twin.eval()
     with torch.no_grad():
         assert_close(compiled(*x[0]), eager(*x[0]))
+
+
+@pytest.mark.parametrize(
+    ("block", "layout", "size"),
+    [
+        # as images come from a DataLoader
+        (ConvBNReLU(16, 16, 3).to(memory_format=torch.channels_last), "contiguous", (16, 16, 16)),
+        # a pool's result of one pixel is of both layouts
+        (ConvBNReLU(4, 8, 3, resample="maxpool2"), "channels_last", (4, 2, 2)),
+    ],
+    ids=["weights in channels_last", "one pixel"],
+)
+def test_inductor_in_training(block, layout, size):
+    x = lay_out(torch.randn(3, *size), layout)
+    results = []
+    for model in (copy.deepcopy(block), torch.compile(copy.deepcopy(block))):
+        y = model(x)
+        results.append([y, *torch.autograd.grad(y.square().sum(), [*model.parameters()])])
+    for got, want in zip(*results, strict=True):
+        assert_close(got, want)
 
 
 def test_one_compilation_serves_many_sizes():

@@ -58,6 +58,28 @@ def test_soft_iou_of_all_ranks(shares, tmp_path):
         assert_close(torch.cat([r[name][1] for r in results]), 2 * z.grad)
 
 
+def refusals(rank, ranks):
+    """What differentiating a gradient says: of the loss of all ranks, and of synchronised norms."""
+    logits, target = masks()
+    z, x = logits.requires_grad_(), torch.randn(2, 3, 4, 4, requires_grad=True)
+    y = ops.soft_iou_loss(z, target, process_group=dist.group.WORLD)
+    norm = colorseg.fuse(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)))
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(norm)
+    return refusal(y, z), refusal(model(x).square().sum(), x)
+
+
+def refusal(y, x):
+    try:  # pytest.raises would keep the frames, and with them the group
+        torch.autograd.grad(y, x, create_graph=True)
+    except RuntimeError as error:
+        return str(error)
+
+
+def test_second_derivatives_over_ranks_are_refused(tmp_path):
+    for message in spawn(refusals, 1, tmp_path)[0]:
+        assert "has no second derivative" in message
+
+
 def blocks():
     """A network of fused blocks: a run, and one with a residual of siblings; in float64."""
     torch.manual_seed(0)

@@ -105,3 +105,15 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert main(["export", "horse24", str(tmp_path / "net.onnx")]) == 2
     assert "needs onnxscript: pip install 'colorseg[export]'" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_torchscript_traces_of_fused_modules():
+    """Also with gradients, where an ``autograd.Function`` could not be saved."""
+    plain = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU()
+    ).eval()
+    fused, x, content = colorseg.fuse(plain), torch.randn(2, 3, 8, 8), io.BytesIO()
+    torch.jit.save(torch.jit.trace(fused, x, check_trace=False), content)  # it checks without
+    content.seek(0)
+    assert_close(torch.jit.load(content)(x), plain(x))

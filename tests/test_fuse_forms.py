@@ -96,6 +96,47 @@ class Unread(Basic):
         return super().forward(x)
 
 
+class Quieter(Basic):
+    """Drops half of what it adds, but in training only."""
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        if self.training:
+            y = y * 0.5
+        return self.relu(y + x)
+
+
+class Watching(Basic):
+    def __init__(self):
+        super().__init__()
+        self.seen, self.calls = [], torch.zeros(())
+        self.register_buffer("batches", torch.zeros(()))
+
+
+class Keeping(Watching):
+    def forward(self, x):
+        self.features = x
+        return super().forward(x)
+
+
+class Collecting(Watching):
+    def forward(self, x):
+        self.seen.append(x)
+        return super().forward(x)
+
+
+class Counting(Watching):
+    def forward(self, x):
+        self.batches += 1
+        return super().forward(x)
+
+
+class CountingAside(Watching):
+    def forward(self, x):
+        self.calls.add_(1)
+        return super().forward(x)
+
+
 def batches(count=2):
     return [[torch.randn(2, 4, 6, 8, dtype=torch.float64)] for _ in range(count)]
 
@@ -129,9 +170,21 @@ def test_fused_trains_like_plain(make, form, runs, monkeypatch):
     assert repr(fused) == repr(plain)
 
 
-@pytest.mark.parametrize("make", [PreActivation, Halved, Dependent, Scaled, Unread])
-def test_other_forwards_are_left_alone(make):
-    assert type(colorseg.fuse(make())) is make
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("make", [PreActivation, Halved, Dependent, Scaled, Unread, Quieter])
+def test_other_forwards_are_left_alone(make, training):
+    block = colorseg.fuse(make().train(training))
+    assert type(block) is make
+    assert {module.training for module in block.modules()} == {training}
+
+
+@pytest.mark.parametrize("make", [Keeping, Collecting, Counting, CountingAside])
+def test_forwards_that_leave_traces_are_left_alone(make):
+    block = colorseg.fuse(make())
+    assert type(block) is make
+    assert not hasattr(block, "features")
+    assert block.seen == []
+    assert block.calls == block.batches == 0
 
 
 def test_tracing_leaves_no_trace():

@@ -11,7 +11,7 @@ from torch import nn
 
 import colorseg
 from colorseg import models, optimize_for_inference
-from colorseg.nn.folded import FoldedConv2d
+from colorseg.nn.folded import MAX_SHAPES, FoldedConv2d
 from colorseg.nn.stage import Stage
 
 
@@ -101,6 +101,18 @@ def test_it_is_independent_and_copies(deeplab):
     assert model.training
     for other in (optimized, copy.deepcopy(optimized), torch.load(file, weights_only=False)):
         assert torch.equal(other(x)["out"], before)
+
+
+def test_what_was_packed_is_packed_again_in_another_dtype(bfloat16_kernels):
+    block = randomized(Basic(64, 64)).eval()
+    optimized, x = optimize_for_inference(colorseg.fuse(block)), torch.randn(2, 64, 16, 16)
+    want = exact(block, x)
+    assert_close(optimized(x), want)
+    optimized.bfloat16()
+    assert_close(optimized(x.bfloat16()), want)
+    for width in range(1, 2 * MAX_SHAPES):
+        optimized(torch.randn(1, 64, 4, width).bfloat16())
+    assert len(optimized.conv1._packings) <= MAX_SHAPES
 
 
 def test_it_neither_trains_nor_differentiates(deeplab):

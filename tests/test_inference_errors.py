@@ -57,6 +57,14 @@ def test_no_other_dtypes(dtype):
             optimize_for_inference(model)(torch.rand(1, channels, 8, 8).to(dtype))
 
 
+@pytest.mark.parametrize("convert", [nn.Module.half, nn.Module.double, nn.Module.bfloat16])
+def test_no_conversion_of_packed_weights(convert):
+    optimized = optimize_for_inference(sequential())
+    with pytest.raises(RuntimeError, match=r"optimised for torch.float32, which it keeps; .*dtype"):
+        convert(optimized)
+    assert optimized.float().to("cpu")(torch.rand(1, 3, 8, 8)).dtype == torch.float32
+
+
 BFLOAT16 = """
 import colorseg, torch
 assert not colorseg.build_info()["cpu_bfloat16"]

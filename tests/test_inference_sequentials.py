@@ -6,11 +6,13 @@ import pytest
 import torch
 from conftest import assert_close
 from sequential_cases import SEQUENTIALS, conv, randomize
+from test_fuse_forms import Basic
 from torch import nn
 
-from colorseg import optimize_for_inference
+from colorseg import fuse, optimize_for_inference
 from colorseg.models import NETWORKS, UNet
 from colorseg.nn import ConvBNReLU
+from colorseg.nn.folded import FoldedConv2d
 from colorseg.nn.packed import PackedChain
 
 
@@ -37,6 +39,25 @@ def test_nan_wins_a_max_pool(size):
     x = torch.randn(2, 1, *size)
     x[torch.rand(x.shape) < 0.1] = float("nan")
     check(model, x)
+
+
+class Shortcut(nn.Module):
+    """A block with a residual inside a block of ResNet, so folded and not packed."""
+
+    def __init__(self, relu):
+        super().__init__()
+        self.block = ConvBNReLU(4, 4, 3, relu=relu)
+
+    def forward(self, x):
+        return self.block(x, residual=x)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_a_residual_of_a_folded_block(relu):
+    block = Basic()
+    block.downsample = Shortcut(relu)
+    optimized = check(randomize(fuse(block)), torch.randn(2, 4, 8, 8))
+    assert isinstance(optimized.downsample.block[0], FoldedConv2d)
 
 
 class Encoder(nn.Module):

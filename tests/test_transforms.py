@@ -11,7 +11,9 @@ from torch.ao import quantization
 from torch.ao.quantization import quantize_fx
 
 import colorseg
+from colorseg import ops, reference
 from colorseg.models import UNet, deeplabv3
+from colorseg.nn import ColorCrossEntropyLoss, SoftIoULoss
 
 DEPRECATED = pytest.mark.filterwarnings(
     "ignore:.*torch.ao.quantization", "ignore:.*reduce_range", "ignore:torch.quantize_per_tensor"
@@ -83,6 +85,37 @@ def test_jacobians_in_both_modes(triple):
     wanted = torch.func.jvp(torch.func.grad(lambda x: plain(x).exp().sum()), (x,), (x,))
     assert_close(product, wanted[0])
     assert_close(direction, wanted[1])  # a second derivative
+
+
+LOSSES = {
+    "soft_iou_loss": (SoftIoULoss(classes="all"), ops.soft_iou_loss),
+    "color_cross_entropy": (ColorCrossEntropyLoss(), ops.color_cross_entropy),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses(name):
+    """Modules are plain inside; operators say so."""
+    loss, operator = LOSSES[name]
+    z, target = torch.randn(2, 3, 4, 5).double(), torch.randint(0, 3, (2, 4, 5))
+    want = torch.autograd.functional.jacobian(lambda z: loss(z, target), z)
+    assert_close(torch.func.grad(lambda z: loss(z, target))(z), want)
+    with pytest.raises(RuntimeError, match=f"use colorseg.reference.{name} there, or a module"):
+        torch.func.grad(lambda z: operator(z, target))(z)
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+@pytest.mark.parametrize("name", LOSSES)
+def test_batches_of_gradients_of_losses(name, channels):
+    operator = LOSSES[name][1]
+    z, target = torch.randn(2, channels, 4, 5).double(), torch.randint(0, channels, (2, 4, 5))
+    upstream = torch.rand(3).double()
+    z.requires_grad_()
+    got, want = (
+        torch.autograd.grad(function(z, target), z, upstream, is_grads_batched=True)[0]
+        for function in (operator, getattr(reference, name))
+    )
+    assert_close(got, want)
 
 
 def test_outside_of_a_transform_blocks_are_fused_again(monkeypatch):

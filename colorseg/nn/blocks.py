@@ -50,13 +50,13 @@ class FusedForward:
                 start += run.length
             else:
                 x = x if skip is None else torch.cat([x, skip], 1)
-                if (
-                    residual is not None
-                    and start + 1 == len(modules)
-                    and isinstance(module, nn.ReLU)
-                ):
+                rest = modules[start + 1 :]
+                if residual is not None and not rest and isinstance(module, nn.ReLU):
                     x, residual = x + residual, None
-                x = run_norm(module, x)
+                if residual is not None and _is_folded(module, rest):
+                    x, residual = module(x, residual), None
+                else:
+                    x = run_norm(module, x)
                 start += 1
             skip = None
         return x if residual is None else x + residual
@@ -65,6 +65,11 @@ class FusedForward:
         if isinstance(index, slice):
             return nn.Sequential(OrderedDict(list(self._modules.items())[index]))  # type: ignore[attr-defined]
         return super().__getitem__(index)  # type: ignore[misc]
+
+
+def _is_folded(module: nn.Module, rest: list[nn.Module]) -> bool:
+    """Whether a module does all that is left, as ``optimize_for_inference`` makes it."""
+    return getattr(module, "folded", False) and all(type(m) is nn.Identity for m in rest)
 
 
 def _given(value: Any) -> Any:

@@ -9,11 +9,14 @@ from torch import Tensor, nn
 from colorseg.nn.blocks import FusedForward
 from colorseg.nn.forms import Form, ImagePooling
 from colorseg.nn.functional import why_not_fusable
+from colorseg.nn.inference import InferenceModule, refuse_gradient
 from colorseg.nn.runs import Run, find_run, is_conv
 from colorseg.ops._registration import traced
 
+MAX_SHAPES = 64  # that are remembered
 
-class FoldedConv2d(nn.Module):
+
+class FoldedConv2d(InferenceModule):
     """``bn(conv(x))`` in eval mode as one convolution, and what follows it in the same pass.
 
     Holds copies of the weights; later changes of the modules change nothing here.
@@ -46,22 +49,21 @@ class FoldedConv2d(nn.Module):
         self.register_buffer("bias", bias.to(dtype), persistent=False)
         self.stride, self.padding = conv.stride, conv.padding
         self.dilation, self.groups, self.relu = conv.dilation, conv.groups, relu
+        self._forget()
+
+    def _forget(self) -> None:
         self._packed: Tensor | None = None
         self._packings: dict[tuple[torch.Size, bool], int] = {}  # of x, and whether it is exact
         self._own: dict[int, Tensor] = {}  # of packings
 
+    def _apply(self, *args: Any, **kwargs: Any) -> "FoldedConv2d":
+        self._forget()  # what was packed has the dtype of before
+        super()._apply(*args, **kwargs)
+        return self
+
     def __getstate__(self) -> dict[str, Any]:
         """Without packed weights, which neither copy nor pickle, and what suits this machine."""
         return {**self.__dict__, "_packed": None, "_packings": {}, "_own": {}}
-
-    def train(self, mode: bool = True) -> "FoldedConv2d":
-        """Stay in eval mode; there is no other."""
-        if mode:
-            raise RuntimeError(
-                "a model optimised for inference cannot be trained; "
-                "train the model it was made from"
-            )
-        return super().train(mode)
 
     def forward(
         self,
@@ -71,10 +73,7 @@ class FoldedConv2d(nn.Module):
         overwrites: bool = False,
     ) -> Tensor:
         """``relu(conv(x) + residual)``, in the memory of the residual where it may and can be."""
-        if x.requires_grad and torch.is_grad_enabled():
-            raise RuntimeError(
-                "a model optimised for inference has no gradients; use the model it was made from"
-            )
+        refuse_gradient(x)
         relu = self.relu if relu is None else relu
         options = self.padding, self.stride, self.dilation, self.groups
         if not _has_pointwise(x):
@@ -111,6 +110,8 @@ class FoldedConv2d(nn.Module):
         if packing is None:
             layout = self.stride, _sides(self.padding), self.dilation, self.groups
             packing = torch.ops.colorseg.conv2d_packing.default(x, self.weight, *layout, exact)
+            if len(self._packings) == MAX_SHAPES:
+                self._packings.clear()
             self._packings[x.shape, exact] = packing
         if packing and packing not in self._own:
             self._own[packing] = torch.ops.colorseg.pack_conv2d.default(self.weight, packing)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from colorseg.nn.capture import captured
+from colorseg.nn.inference import InferenceModule, refuse_gradient
 from colorseg.ops.chain import Kept, preparing
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class Recording(NamedTuple):
     kept: Kept
 
 
-class GraphedNetwork(nn.Module):
+class GraphedNetwork(InferenceModule):
     """A network on CUDA as it computes in eval mode, replayed as one CUDA graph for each shape.
 
     What cannot be recorded runs operator by operator, which the log says once.  Threads may share
@@ -52,10 +53,7 @@ class GraphedNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Result:
         """What the network returns, without gradients."""
-        if x.requires_grad and torch.is_grad_enabled():
-            raise RuntimeError(
-                "a model optimised for inference has no gradients; use the model it was made from"
-            )
+        refuse_gradient(x)
         # a tensor that is recorded in inference mode could not be written to outside of it
         with torch.inference_mode(False), torch.no_grad():
             reason = self._why_not(x)
@@ -64,15 +62,6 @@ class GraphedNetwork(nn.Module):
                 return self.network(x)
             with self._lock:
                 return self._replay(x)
-
-    def train(self, mode: bool = True) -> "GraphedNetwork":
-        """Stay in eval mode; there is no other."""
-        if mode:
-            raise RuntimeError(
-                "a model optimised for inference cannot be trained; "
-                "train the model it was made from"
-            )
-        return super().train(mode)
 
     def _forget(self) -> None:
         self._recordings: OrderedDict[Any, Recording | None] = OrderedDict()  # None: it failed

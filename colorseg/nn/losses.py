@@ -5,7 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from colorseg import ops
+from colorseg import ops, reference
+from colorseg.nn.functional import one_by_one
+
+
+def _functions(logits: Tensor) -> Any:
+    """The operators, or plain torch where transforms take it apart."""
+    return reference if one_by_one(logits) else ops
 
 
 class SoftIoULoss(nn.Module):
@@ -25,7 +31,8 @@ class SoftIoULoss(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Loss of logits (N, C, H, W) against labels (N, H, W)."""
-        return ops.soft_iou_loss(logits, target, weight=self.weight, **self.options)
+        functions = _functions(logits)
+        return functions.soft_iou_loss(logits, target, weight=self.weight, **self.options)
 
     def extra_repr(self) -> str:
         """The options, in the printed module."""
@@ -57,7 +64,7 @@ class ColorCrossEntropyLoss(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Any:
         """Loss of logits (N, K, H, W) against labels (N, H, W) or RGB (N, 3, H, W)."""
-        return ops.color_cross_entropy(
+        return _functions(logits).color_cross_entropy(
             logits, target, self.palette, weight=self.weight, **self.options
         )
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from colorseg._extension import build_info
 from colorseg.nn.chain import STOCK_FORWARDS, Link, read_layers
 from colorseg.nn.functional import why_not_readable
+from colorseg.nn.inference import InferenceModule, refuse_gradient
 from colorseg.nn.kernels import without_cpu_kernel
 from colorseg.nn.runs import Run, find_run, is_conv
 from colorseg.ops.chain import Layer
@@ -16,7 +17,7 @@ from colorseg.ops.chain import Layer
 MAX_LAYERS = 64  # of a packed chain
 
 
-class PackedChain(nn.Module):
+class PackedChain(InferenceModule):
     """A chain of blocks as it computes in eval mode, with a copy of its weights.
 
     Later changes of the blocks change nothing here.  May be called by several threads at once.
@@ -61,6 +62,15 @@ class PackedChain(nn.Module):
         self.register_buffer("packed", packed, persistent=False)
         self.register_buffer("layers", torch.tensor(numbers), persistent=False)
 
+    def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> "PackedChain":
+        if fn(torch.empty(0, dtype=self.dtype)).dtype != self.dtype:
+            raise RuntimeError(
+                f"this model was optimised for {self.dtype}, which it keeps; optimise the model it "
+                "was made from for another one: optimize_for_inference(model, dtype)"
+            )
+        super()._apply(fn, *args, **kwargs)
+        return self
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what was pickled, unless kernels of another width packed its weights."""
         isa = _instruction_set(state["dtype"])
@@ -73,22 +83,10 @@ class PackedChain(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The result of the last block."""
-        if x.requires_grad and torch.is_grad_enabled():
-            raise RuntimeError(
-                "a model optimised for inference has no gradients; use the model it was made from"
-            )
+        refuse_gradient(x)
         # Module.__getattr__ would take a microsecond, of some fifty for a small image
         packed, layers = self._buffers["packed"], self._buffers["layers"]
         return torch.ops.colorseg.packed_chain.default(x, packed, layers)
-
-    def train(self, mode: bool = True) -> "PackedChain":
-        """Stay in eval mode; there is no other."""
-        if mode:
-            raise RuntimeError(
-                "a model optimised for inference cannot be trained; "
-                "train the model it was made from"
-            )
-        return super().train(mode)
 
 
 def _no_kernel(block: nn.Module, layer: Layer) -> str:

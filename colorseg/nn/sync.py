@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from colorseg.ops._registration import refuse_second_derivative
+
 
 def run_norm(bn: nn.Module, x: Tensor) -> Tensor:
     """``bn(x)``; a ``SyncBatchNorm`` also on the CPU.
@@ -74,6 +76,7 @@ class _Synchronized(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
+        refuse_second_derivative("SyncBatchNorm on the CPU", "BatchNorm2d in one process")
         normalized, weight, scale, count = ctx.saved_tensors
         own, g = normalized.double(), grad.double()
         sums = torch.stack([g.sum((0, 2, 3)), (g * own).sum((0, 2, 3))])

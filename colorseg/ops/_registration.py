@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils._pytree import tree_leaves
 
 from colorseg._extension import load
 
@@ -61,7 +62,11 @@ def needs_grad(*tensors: Tensor | None) -> bool:
 
 def traced() -> bool:
     """Whether operators are recorded or transformed instead of run."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch.jit.is_tracing()
+    )
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
@@ -79,6 +84,27 @@ def empty(like: Tensor, size: Sequence[int], dtype: torch.dtype | None = None) -
     """A tensor of ``size`` in the layout that ``like`` decides, for fake kernels."""
     layout = memory_format(like) if len(size) == 4 else torch.contiguous_format
     return torch.empty(size, dtype=dtype or like.dtype, device=like.device, memory_format=layout)
+
+
+def register_fake(name: str) -> Callable[..., Any]:
+    """Decorate what the results of ``colorseg::name`` look like; its tensors must be on one device.
+
+    Where one is on meta alone, torch would call this with the others as they are.
+    """
+
+    def decorate(fake: Callable[..., Any]) -> Callable[..., Any]:
+        @torch.library.register_fake(f"colorseg::{name}")
+        def checked(*args: Any) -> Any:
+            devices = {str(t.device): None for t in tree_leaves(args) if isinstance(t, Tensor)}
+            torch._check(
+                len(devices) <= 1,
+                lambda: f"all tensors of {name} must be on one device, got {' and '.join(devices)}",
+            )
+            return fake(*args)
+
+        return fake
+
+    return decorate
 
 
 def defined(grad: Tensor) -> Tensor | None:
@@ -125,6 +151,11 @@ def register_autograd(
 
     def call(*args: Any, grad: bool, then: Callable[[Any], None] | None = None) -> Any:
         dispatched = traced() or torch._C._is_any_autocast_enabled()
+        if grad and torch._C._are_functorch_transforms_active():
+            raise RuntimeError(
+                f"{name} has no gradient inside torch.func's transforms; use "
+                f"colorseg.reference.{name} there, or a module of colorseg.nn, which does"
+            )
         if grad and not dispatched:
             return eager.apply(*args, then)  # type: ignore[attr-defined]
         if dispatched:
@@ -149,6 +180,19 @@ def without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
             return backward(*args)
 
     return guarded
+
+
+def one_at_a_time(grad_loss: Tensor) -> bool:
+    """Whether a backward pass has one gradient, and not a batch of them (``is_grads_batched``)."""
+    return not torch._C._functorch.is_legacy_batchedtensor(grad_loss)
+
+
+def refuse_second_derivative(what: str, instead: str) -> None:
+    """Raise in a backward pass that is to be differentiated itself."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            f"{what} has no second derivative; for gradients of gradients use {instead}"
+        )
 
 
 def _refuse_second_derivative(name: str, forward: str) -> None:

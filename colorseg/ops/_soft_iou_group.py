@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from colorseg.ops._registration import arithmetic_dtype
+from colorseg.ops._registration import arithmetic_dtype, refuse_second_derivative
 
 
 class GroupSoftIoU(torch.autograd.Function):
@@ -38,6 +38,9 @@ class GroupSoftIoU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> Any:
+        refuse_second_derivative(
+            "soft_iou_loss of a process_group", "colorseg.reference.soft_iou_loss"
+        )
         *tensors, weight = ctx.saved_tensors
         with torch._C._AutoDispatchBelowAutograd():
             grad = torch.ops.colorseg.soft_iou_loss_backward.default(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from colorseg.ops._geometry import ConvOptions
 from colorseg.ops._precision import follow_tf32
-from colorseg.ops._registration import needs_grad, without_autocast
+from colorseg.ops._registration import needs_grad, refuse_second_derivative, without_autocast
 from colorseg.ops.conv_bn_relu import Running, update_running_statistics
 
 RESAMPLE_CODES = {None: 0, "maxpool2": 1, "upsample2": 2}
@@ -70,11 +70,7 @@ class _Chain(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor | None, *_: None) -> tuple[Any, ...]:
         if grad_y is None:
             return (None,) * (2 + ctx.count)
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "a fused network has no second derivative; for gradients of gradients use "
-                "colorseg.unfuse(model)"
-            )
+        refuse_second_derivative("a fused network", "colorseg.unfuse(model)")
         numbers, eps, running = ctx.arguments
         x, *rest = ctx.saved_tensors
         saved, parameters = rest[: -ctx.count], rest[-ctx.count :]

@@ -11,7 +11,9 @@ from colorseg.ops._registration import (
     check_usable,
     empty,
     needs_grad,
+    one_at_a_time,
     register_autograd,
+    register_fake,
     traced,
     widened,
 )
@@ -102,7 +104,7 @@ def _soft_options(
     return neighbors, sigma
 
 
-@torch.library.register_fake("colorseg::color_cross_entropy")
+@register_fake("color_cross_entropy")
 def _(logits, target, palette, weight, *options):  # type: ignore[no-untyped-def]
     *_, reduction, stats, with_gradient = options
     torch._check(
@@ -123,12 +125,12 @@ def _(logits, target, palette, weight, *options):  # type: ignore[no-untyped-def
     )
 
 
-@torch.library.register_fake("colorseg::color_cross_entropy_backward")
+@register_fake("color_cross_entropy_backward")
 def _(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
     return empty(logits, logits.shape)
 
 
-@torch.library.register_fake("colorseg::color_cross_entropy_scale_")
+@register_fake("color_cross_entropy_scale_")
 def _(gradient, grad_loss):  # type: ignore[no-untyped-def]
     return None
 
@@ -146,7 +148,8 @@ def _backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Any, ...]:
     grad = None
     if grad_loss is not None:
         saved = ctx.saved_tensors  # refuses logits changed since
-        if not ctx.with_gradient or torch.is_grad_enabled() or traced():
+        ready = ctx.with_gradient and one_at_a_time(grad_loss)
+        if not ready or torch.is_grad_enabled() or traced():
             grad = torch.ops.colorseg.color_cross_entropy_backward.default(
                 grad_loss, *saved, *ctx.options
             )

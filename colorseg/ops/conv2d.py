@@ -14,6 +14,7 @@ from colorseg.ops._registration import (
     needs_grad,
     register_autocast,
     register_autograd,
+    register_fake,
     widened,
 )
 
@@ -92,12 +93,12 @@ def _call(options: ConvOptions, grad: bool, *tensors: Tensor | None) -> Tensor:
     return _conv2d(*tensors, *NO_PROLOGUE, *options, grad=grad)
 
 
-@torch.library.register_fake("colorseg::conv2d")
+@register_fake("conv2d")
 def _(x, weight, bias, skip, in_scale, in_shift, in_relu, in_upsample, *options):  # type: ignore[no-untyped-def]
     return empty(x, output_size(x, weight, in_upsample, ConvOptions(*options)))
 
 
-@torch.library.register_fake("colorseg::conv2d_backward")
+@register_fake("conv2d_backward")
 def _(grad_y, x, weight, skip, in_scale, in_shift, in_relu, in_upsample, *rest):  # type: ignore[no-untyped-def]
     return fake_gradients(grad_y.shape[1], x, weight, skip, in_scale, *rest[-4:])
 

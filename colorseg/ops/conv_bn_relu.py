@@ -16,6 +16,7 @@ from colorseg.ops._registration import (
     needs_grad,
     register_autocast,
     register_autograd,
+    register_fake,
     traced,
     widened,
 )
@@ -163,7 +164,7 @@ def update_running_statistics(
     torch.ops.colorseg.update_running_statistics.default(tensors, batch, counts, momenta)
 
 
-@torch.library.register_fake("colorseg::update_running_statistics")
+@register_fake("update_running_statistics")
 def _(running, batch, counts, momenta):  # type: ignore[no-untyped-def]
     return None
 
@@ -189,10 +190,10 @@ def _fake_maps(args: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
     return empty(x, (n, c, scale * h, scale * w)), empty(x, (n, c, h, w), _map_dtype(x))
 
 
-def _packed_size(pre_bn: Tensor) -> int:
+def _packed_size(x: Tensor, pre_bn: Tensor) -> int:
     """Bytes of a max-pool's argmax: 4 codes in each, every plane starts a new one."""
     n, c, h, w = pre_bn.shape
-    if memory_format(pre_bn) == torch.channels_last:
+    if memory_format(x) == torch.channels_last:  # that of a map of one pixel says nothing
         return n * ((c * h * w + 3) // 4)
     return n * c * ((h * w + 3) // 4)
 
@@ -202,20 +203,21 @@ def _map_dtype(x: Tensor) -> torch.dtype:
     return torch.float32 if x.dtype.itemsize == 2 and x.device.type == "cpu" else x.dtype
 
 
-@torch.library.register_fake("colorseg::conv_bn_relu_inference")
+@register_fake("conv_bn_relu_inference")
 def _(*args):  # type: ignore[no-untyped-def]
     return _fake_maps(args)[0]
 
 
-@torch.library.register_fake("colorseg::conv_bn_relu")
+@register_fake("conv_bn_relu")
 def _(*args):  # type: ignore[no-untyped-def]
     y, pre_bn = _fake_maps(args)
-    argmax = y.new_empty(_packed_size(pre_bn) if args[19] == "maxpool2" else 0, dtype=torch.uint8)
+    size = _packed_size(args[0], pre_bn) if args[19] == "maxpool2" else 0
+    argmax = y.new_empty(size, dtype=torch.uint8)
     mean, var = (y.new_empty(y.shape[1], dtype=torch.float64) for _ in range(2))
     return y, pre_bn, argmax, mean, var
 
 
-@torch.library.register_fake("colorseg::conv_bn_relu_backward")
+@register_fake("conv_bn_relu_backward")
 def _(grad_y, x, weight, skip, y, bn_weight, bn_bias, pre_bn, argmax, mean, var, in_scale, *rest):  # type: ignore[no-untyped-def]
     *conv, grad_in_scale, grad_in_shift = fake_gradients(
         grad_y.shape[1], x, weight, skip, in_scale, *rest[-4:]

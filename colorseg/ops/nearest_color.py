@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from colorseg.ops._registration import check_usable
+from colorseg.ops._registration import check_usable, register_fake
 
 
 def nearest_color(rgb: Tensor, palette: Tensor, *, dtype: torch.dtype = torch.int64) -> Tensor:
@@ -47,6 +47,6 @@ def check_palette(palette: Tensor) -> None:
         )
 
 
-@torch.library.register_fake("colorseg::nearest_color")
+@register_fake("nearest_color")
 def _(rgb, palette):  # type: ignore[no-untyped-def]
     return rgb.new_empty(rgb.shape[0], *rgb.shape[2:], dtype=torch.int64)

@@ -12,7 +12,9 @@ from colorseg.ops._registration import (
     check_usable,
     empty,
     needs_grad,
+    one_at_a_time,
     register_autograd,
+    register_fake,
     widened,
 )
 from colorseg.ops._soft_iou_group import GroupSoftIoU
@@ -110,7 +112,7 @@ def _smoothing(smooth: float | tuple[float, float]) -> tuple[float, float]:
     return float(numerator), float(denominator)
 
 
-@torch.library.register_fake("colorseg::soft_iou_loss")
+@register_fake("soft_iou_loss")
 def _(logits, target, classes, per_image, numerator, denominator, ignore, weight, *last):  # type: ignore[no-untyped-def]
     reduction, keep = last
     torch._check(
@@ -130,12 +132,12 @@ def _(logits, target, classes, per_image, numerator, denominator, ignore, weight
     return loss, sums, kept
 
 
-@torch.library.register_fake("colorseg::soft_iou_loss_backward")
+@register_fake("soft_iou_loss_backward")
 def _(grad_loss, logits, *rest):  # type: ignore[no-untyped-def]
     return empty(logits, logits.shape)
 
 
-@torch.library.register_fake("colorseg::soft_iou_loss_backward_")
+@register_fake("soft_iou_loss_backward_")
 def _(gradient, *rest):  # type: ignore[no-untyped-def]
     return None
 
@@ -159,7 +161,7 @@ def _backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Any, ...]:
     if grad_loss is not None:
         logits, target, sums, weight = ctx.saved_tensors  # refuses logits changed since
         options = *ctx.options, ctx.ignore_index, weight, ctx.reduction
-        if ctx.in_place and not torch.is_grad_enabled():
+        if ctx.in_place and one_at_a_time(grad_loss) and not torch.is_grad_enabled():
             slopes, ctx.slopes = ctx.slopes, None
             if slopes is None:  # with the same bits
                 *_, slopes = torch.ops.colorseg.soft_iou_loss.default(

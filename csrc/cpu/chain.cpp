@@ -105,8 +105,6 @@ struct Target {
   void take(int64_t c, const Piece& piece, const PieceResult& r, ConvScratch& s) {
     const int64_t channels = link.map.size(1), width = r.width();
     const int64_t plane = link.map.size(2) * width, count = r.lines() * width;
-    double* sums[] = {last ? &g[piece.index * channels + c] : nullptr,
-                      last ? &gx[piece.index * channels + c] : nullptr};
     for (int64_t i = 0; i < piece.images && count > 0; ++i) {
       const int64_t at = ((piece.image + i) * channels + c) * plane + r.line() * width;
       float* to = gradient.map->mutable_data_ptr<float>() + at;
@@ -116,7 +114,7 @@ struct Target {
       double sum_g, sum_gx;
       kernels<float>().backward_sums({count, 1}, to, link.map.const_data_ptr<float>() + at,
                                      link.affine.from(c), link.relu, &sum_g, &sum_gx);
-      *sums[0] += sum_g, *sums[1] += sum_gx;
+      g[piece.index * channels + c] += sum_g, gx[piece.index * channels + c] += sum_gx;
     }
   }
 

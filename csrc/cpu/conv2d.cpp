@@ -9,7 +9,7 @@ std::optional<OwnConvolution> own_convolution(const Tensor& x, const Tensor& wei
                                               const OptionalTensor& skip, const Prologue& prologue,
                                               const ConvOptions& o, const ConvShape& s) {
   const bool up = prologue.upsample;
-  if (!own_convolution(x, weight, skip, o)) return {};
+  if (!has_own_kernels(x, weight, skip, o)) return {};
   if (up && (skip || o.transposed || o.stride[0] != 1)) return {};
   OwnConvolution own{
       plan_convolution(s, weight.size(2), weight.size(3), o, up, fixed_bands(s.n)), {}, {}};
@@ -65,6 +65,7 @@ ConvGradients own_convolution_backward(const OwnConvolution& own, const Gradient
                         }
                       }
                     });
+  if (needs.weight) g.weight = dense(g.weight, is_channels_last(weight));
   if (needs.bias) g.bias = vector_like(bias, weight);
   if (needs.x && (prologue.scale || prologue.relu)) {
     std::tie(g.x, g.in_scale, g.in_shift) =

@@ -46,7 +46,7 @@ Piece ConvPlan::piece(int64_t index) const {
           std::min(rows_per_piece, rows - row)};
 }
 
-bool own_convolution(const Tensor& x, const Tensor& weight, const OptionalTensor& skip,
+bool has_own_kernels(const Tensor& x, const Tensor& weight, const OptionalTensor& skip,
                      const ConvOptions& o) {
   const int64_t channels = x.size(1) + (skip ? skip->size(1) : 0);
   const int64_t out = o.transposed ? weight.size(1) : weight.size(0);

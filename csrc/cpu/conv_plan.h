@@ -39,7 +39,7 @@ struct ConvPlan {
 };
 
 // Whether the library has kernels for this convolution; otherwise it is left to ATen.
-bool own_convolution(const Tensor& x, const Tensor& weight, const OptionalTensor& skip,
+bool has_own_kernels(const Tensor& x, const Tensor& weight, const OptionalTensor& skip,
                      const ConvOptions& o);
 
 // How few images are shared among threads.

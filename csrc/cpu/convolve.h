@@ -54,6 +54,15 @@ class PieceResult {
   Rows rows(int64_t i, int64_t channel) const;
   // Their first `lines` behind a 2x2 max-pool.
   void collect_pooled(int64_t i, int64_t channel, int64_t lines, ConvScratch& s, float* to) const;
+  // The lines that a result of `height` lines keeps of them: all, or behind a 2x2 max-pool those
+  // whose pairs end here.
+  struct Kept {
+    int64_t first, count;
+  };
+  Kept kept(bool pool, int64_t height) const {
+    if (!pool) return {line_, lines_};
+    return {line_ / 2, std::min((line_ + lines_) / 2, height) - line_ / 2};
+  }
   int64_t line() const { return line_; }
   int64_t lines() const { return lines_; }
   int64_t width() const { return width_; }

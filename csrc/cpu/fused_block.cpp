@@ -27,9 +27,7 @@ Convolved convolve_block(const OwnConvolution& own, const Tensor& weight_,
   uint8_t* argmax = pool ? result.argmax.mutable_data_ptr<uint8_t>() : nullptr;
   std::vector<RunningMoments> partial(statistics ? own.plan.pieces * channels : 0);
   const auto finish = [&](const Piece& piece, const PieceResult& r, ConvScratch& scratch) {
-    const int64_t first = pool ? r.line() / 2 : r.line();
-    const int64_t lines =
-        pool ? std::min((r.line() + r.lines()) / 2, map.height) - first : r.lines();
+    const auto [first, lines] = r.kept(pool, map.height);
     if (lines <= 0) return;
     const Run run{lines * map.width, 1};
     for (int64_t c = 0; c < channels; ++c) {

@@ -26,7 +26,7 @@ ConvShape shape_of_layer(const PackedLayer& l, int64_t n, int64_t height, int64_
 
 ChainPlan make_plan(const Ints& numbers, const BatchSize& size) {
   const auto [n, channels, height, width, threads, pairs] = size;
-  ChainPlan plan{{}, size, read_packed(numbers, pairs), {}, {}, 0, 0, 0, 0, 0};
+  ChainPlan plan{numbers, size, read_packed(numbers, pairs), {}, {}, 0, 0, 0, 0, 0};
   if (pairs) plan.workspace = aligned(n * lines_of(channels, true) * height * width);  // of x
   struct Size {
     int64_t channels, height, width;
@@ -65,14 +65,9 @@ const ChainPlan& plan_of(const Ints& numbers, const BatchSize& size) {
   thread_local std::vector<ChainPlan> cache;
   thread_local size_t oldest = 0;
   for (const ChainPlan& plan : cache) {
-    if (plan.key.size() == numbers.size() + size.size() &&
-        std::equal(size.begin(), size.end(), plan.key.begin()) &&
-        std::equal(numbers.begin(), numbers.end(), plan.key.begin() + size.size()))
-      return plan;
+    if (plan.size == size && plan.numbers == numbers) return plan;
   }
   ChainPlan plan = make_plan(numbers, size);
-  plan.key.assign(size.begin(), size.end());
-  plan.key.insert(plan.key.end(), numbers.begin(), numbers.end());
   if (cache.size() < kCachedPlans) {
     cache.reserve(kCachedPlans);
     cache.push_back(std::move(plan));
@@ -88,7 +83,7 @@ void run_float_layer(const ChainPlan& plan, int64_t i, const float* packed, cons
   const auto source = [&](int64_t index) {
     Source s;
     if (index < 0) return s;
-    if (index == 0) return s.data = x, s.channels = plan.size[1], s;
+    if (index == 0) return s.data = x, s.channels = plan.size.channels, s;
     const PackedLayer& l = plan.layers[index - 1];
     const PlannedLayer& p = plan.planned[index - 1];
     s.data = maps + p.offset, s.channels = l.y_channels, s.relu = l.relu;
@@ -108,8 +103,7 @@ void run_float_layer(const ChainPlan& plan, int64_t i, const float* packed, cons
   float* const to = last && !up ? y : maps + p.offset;
   const float one = 1, zero = 0;
   const auto finish = [&](const Piece& piece, const PieceResult& r, ConvScratch& s) {
-    const int64_t first = pool ? r.line() / 2 : r.line();
-    const int64_t lines = pool ? std::min((r.line() + r.lines()) / 2, p.height) - first : r.lines();
+    const auto [first, lines] = r.kept(pool, p.height);
     for (int64_t c = 0; c < l.y_channels && lines > 0; ++c) {
       const Affine<float> affine{&zero, l.keeps_affine() ? scale + c : &one,
                                  l.keeps_affine() ? scale + aligned(l.y_channels) + c : &zero};
@@ -137,16 +131,15 @@ void run_layers(const ChainPlan& plan, const float* packed, const void* x, void*
   thread_local std::vector<float> workspace;
   if (static_cast<int64_t>(workspace.size()) < plan.workspace) workspace.resize(plan.workspace);
   float* const maps = workspace.data();
-  const auto [n, channels, height, width, threads, pairs] = plan.size;
-  if (pairs) join_images(plan.size, static_cast<const uint16_t*>(x), maps);
+  if (plan.size.pairs) join_images(plan.size, static_cast<const uint16_t*>(x), maps);
   const auto layer = [&](int64_t i, NextPiece next) {
-    if (plan.size.back())
+    if (plan.size.pairs)
       run_pair_layer(plan, i, packed, static_cast<uint16_t*>(y), maps, next);
     else
       run_float_layer(plan, i, packed, static_cast<const float*>(x), static_cast<float*>(y), maps,
                       next);
   };
-  run_relay(plan.pieces, threads, layer);
+  run_relay(plan.pieces, plan.size.threads, layer);
 }
 
 Tensor packed_chain(const Tensor& x_, const Tensor& packed, const Tensor& layers) {

@@ -56,10 +56,14 @@ struct PlannedLayer {
 };
 
 // What a plan depends on besides the layers; threads: that share these images.
-using BatchSize = std::array<int64_t, 6>;  // n, channels, height, width, threads, pairs
+struct BatchSize {
+  int64_t n, channels, height, width, threads;
+  bool pairs;
+  bool operator==(const BatchSize&) const = default;
+};
 
 struct ChainPlan {
-  Ints key;  // size, and the numbers of the layers
+  Ints numbers;  // of the layers
   BatchSize size;
   std::vector<PackedLayer> layers;
   std::vector<PlannedLayer> planned;

@@ -16,11 +16,7 @@ struct PairResult {
   uint16_t* y;                  // (N, C, height, width)
 
   bool pool() const { return layer.resample == Resample::kMaxPool2; }
-  int64_t first(const PieceResult& r) const { return pool() ? r.line() / 2 : r.line(); }
-  int64_t lines(const PieceResult& r) const {
-    if (!pool()) return r.lines();
-    return std::min((r.line() + r.lines()) / 2, planned.height) - first(r);
-  }
+  PieceResult::Kept kept(const PieceResult& r) const { return r.kept(pool(), planned.height); }
 
   Activation activation(int64_t c) const {
     if (!scale) return {0, 1, 0, false, layer.has_bn && layer.relu};
@@ -32,10 +28,10 @@ struct PairResult {
     if (!pool() && r.in_place()) return r.rows(i, c);
     float* to = s.plane[1 + c % 2];
     if (pool())
-      r.collect_pooled(i, c, lines(r), s, to);
+      r.collect_pooled(i, c, kept(r).count, s, to);
     else
       r.collect(i, c, to);
-    const int64_t count = lines(r) * planned.width;
+    const int64_t count = kept(r).count * planned.width;
     return {to, 1, count, planned.width};
   }
 
@@ -45,17 +41,17 @@ struct PairResult {
     const float* odd = alone ? nullptr : rows(r, i, c + 1, s).data;
     const int64_t plane = (piece.image + i) * lines_of(layer.y_channels, true) + c / 2;
     pair_kernels()->join(even, odd, activation(c), activation(alone ? c : c + 1),
-                         pairs + (plane * planned.height + first(r)) * planned.width);
+                         pairs + (plane * planned.height + kept(r).first) * planned.width);
   }
 
   void write(const Piece& piece, const PieceResult& r, int64_t i, int64_t c, ConvScratch& s) const {
     const Rows from = rows(r, i, c, s);
     const int64_t plane = (piece.image + i) * layer.y_channels + c, width = planned.width;
-    const int64_t line = plane * planned.height + first(r);
+    const int64_t line = plane * planned.height + kept(r).first;
     if (layer.resample != Resample::kUpsample2)
       return pair_kernels()->narrow(from, activation(c), y + line * width);
     // a value paired with itself is upsampled
-    for (int64_t l = 0; l < 2 * lines(r); ++l) {
+    for (int64_t l = 0; l < 2 * kept(r).count; ++l) {
       const Rows values{from.data + l / 2 * from.pitch, 1, width, width};
       pair_kernels()->join(values, values.data, activation(c), activation(c),
                            reinterpret_cast<float*>(y + (2 * line + l) * 2 * width));
@@ -63,7 +59,7 @@ struct PairResult {
   }
 
   void operator()(const Piece& piece, const PieceResult& r, ConvScratch& s) const {
-    if (lines(r) <= 0) return;
+    if (kept(r).count <= 0) return;
     for (int64_t i = 0; i < piece.images; ++i) {
       for (int64_t c = 0; c < layer.y_channels; c += pairs ? 2 : 1)
         pairs ? store(piece, r, i, c, s) : write(piece, r, i, c, s);
@@ -74,9 +70,8 @@ struct PairResult {
 }  // namespace
 
 void join_images(const BatchSize& size, const uint16_t* x, float* pairs) {
-  const auto [n, channels, height, width, threads, paired] = size;
-  const int64_t pixels = height * width;
-  for (int64_t image = 0; image < n; ++image, x += channels * pixels) {
+  const int64_t pixels = size.height * size.width, channels = size.channels;
+  for (int64_t image = 0; image < size.n; ++image, x += channels * pixels) {
     for (int64_t c = 0; c < channels; c += 2, pairs += pixels)
       pair_kernels()->join_halves(pixels, x + c * pixels,
                                   c + 1 < channels ? x + (c + 1) * pixels : nullptr, pairs);
@@ -89,7 +84,8 @@ void run_pair_layer(const ChainPlan& plan, int64_t i, const float* packed, uint1
     Source s;
     if (index < 0) return s;
     s.data = maps + (index == 0 ? 0 : plan.planned[index - 1].offset);
-    s.channels = lines_of(index == 0 ? plan.size[1] : plan.layers[index - 1].y_channels, true);
+    s.channels =
+        lines_of(index == 0 ? plan.size.channels : plan.layers[index - 1].y_channels, true);
     return s;
   };
   const PackedLayer& l = plan.layers[i];

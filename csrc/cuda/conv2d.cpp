@@ -69,6 +69,7 @@ ConvGradients convolution_backward(const Tensor& grad_y, const Tensor& x, const 
   const auto own = own_convolution(x, weight, skip, prologue, o);
   ConvGradients g = own ? own_conv2d_backward(*own, grad, needs)
                         : aten_backward(grad, x, weight, skip, prologue, o, needs, channels_last);
+  if (needs.weight) g.weight = dense(g.weight, is_channels_last(weight));
   if (!needs.x || !prologue.any()) return g;
   const Tensor dense_x = dense(x, channels_last);
   const ChannelVectors v = prologue_vectors(dense_x, prologue);

@@ -97,13 +97,14 @@ struct Kernels {
   void (*add_relu)(int64_t count, const T* residual, bool relu, T* y);  // y <- relu(y + residual)
   void (*relu_backward)(int64_t count, const T* grad, const T* y, T* passed);  // y: the ReLU's
 
-  // losses over `pixels` of one image; labels are -1 where ignored; scratch is [2 * channels *
-  // kLanes], for the cross-entropy 3
   void (*nearest_color)(int64_t pixels, const T* red, const T* green, const T* blue,
                         const T* palette, int64_t colors, int32_t* labels);
   void (*nearest_color_bytes)(int64_t pixels, const uint8_t* red, const uint8_t* green,
                               const uint8_t* blue, const T* palette, int64_t colors,
                               int32_t* labels);
+
+  // losses over `pixels` of one image; labels are -1 where ignored; scratch is [2 * channels *
+  // kLanes], for the cross-entropy 3
   // loss, argmax and grad may be null; grad is dL/d(logits) if dL/d(loss of a pixel) is `common`,
   // written past the caches with `streams`
   CrossEntropySums (*cross_entropy)(Logits<T>, int64_t pixels, const int32_t* labels,
