@@ -1,15 +1,17 @@
 """Draw shapes, strides, dtypes and options, and compare the operators with the reference.
 
-    python tools/fuzz_operators.py --cases 50000 --seed 0 [--operator NAME]
+    python tools/fuzz_operators.py --cases 50000 --seed 0 [--operator NAME] [--simt]
 
 A result or gradient that differs from the reference in float64, a refusal that is no RuntimeError,
 TypeError or ValueError, or a crash is a finding; "--only NUMBER" runs its case again, and the exit
-code is 1.  What is refused although the reference computes it is counted by message.
+code is 1.  What is refused although the reference computes it is counted by message.  ``--simt``:
+the CUDA kernels, in the emulation.
 """
 
 import argparse
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -148,6 +150,12 @@ def work(args: argparse.Namespace) -> int:
     """The cases from --first on; the file --at says which one is being run."""
     torch.set_num_threads(args.threads)
     warnings.simplefilter("ignore")
+    if args.simt:
+        os.environ["COLORSEG_DEBUG"] = "1"  # labels out of range are errors, as on the CPU
+        sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+        from simt.build import load
+
+        load()
     refused: Counter[str] = Counter()
     findings = 0
     with open(args.at, "w") as at:
@@ -172,6 +180,7 @@ def main() -> int:
     add("--operator", choices=OPERATORS)
     add("--threads", type=int, default=2)
     add("--only", type=int, metavar="NUMBER", help="this case alone")
+    add("--simt", action="store_true", help="the CUDA kernels, run on the CPU")
     add("--first", type=int, default=0, help=argparse.SUPPRESS)
     add("--at", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -184,6 +193,8 @@ def main() -> int:
         at = Path(folder) / "at"
         while args.first < args.cases:  # again behind a case that ended the process
             options = [f"--{k}={getattr(args, k)}" for k in ("cases", "seed", "threads", "first")]
+            if args.simt:
+                options.append("--simt")
             if args.operator:
                 options.append(f"--operator={args.operator}")
             command = [sys.executable, __file__, *options, f"--at={at}"]
