@@ -171,3 +171,10 @@ def test_max_pool_of_a_result_in_phases(training, relu):
         results[-1] += (alone,)
     for got, want in zip(*results, strict=True):
         assert_close(got, want, torch.float32)
+
+
+def test_a_result_without_channels():
+    x = torch.randn(3, 2, 5, 4).contiguous(memory_format=torch.channels_last)
+    none, no_weight = torch.ones(0), torch.ones(2, 0, 3, 3)
+    y = ops.conv_bn_relu(x, no_weight, *[none] * 5, transposed=True, training=True)
+    assert y.shape == (3, 0, 7, 6)
