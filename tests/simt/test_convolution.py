@@ -173,8 +173,10 @@ def test_max_pool_of_a_result_in_phases(training, relu):
         assert_close(got, want, torch.float32)
 
 
-def test_a_result_without_channels():
-    x = torch.randn(3, 2, 5, 4).contiguous(memory_format=torch.channels_last)
-    none, no_weight = torch.ones(0), torch.ones(2, 0, 3, 3)
-    y = ops.conv_bn_relu(x, no_weight, *[none] * 5, transposed=True, training=True)
-    assert y.shape == (3, 0, 7, 6)
+@pytest.mark.cpu_only
+@pytest.mark.parametrize(("channels", "out"), [(2, 0), (0, 2)])
+def test_no_channels_are_left_to_aten(channels, out):
+    """Which refuses them: the library's own would divide by their number."""
+    x = torch.randn(3, channels, 5, 4).contiguous(memory_format=torch.channels_last)
+    with pytest.raises(RuntimeError, match="aten::convolution"):
+        ops.conv2d(x, torch.ones(channels, out, 3, 3), transposed=True)
