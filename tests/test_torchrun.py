@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import torch.distributed as dist
-from spawned import ENVIRONMENT, FLAGS, rows, torchrun
+from spawned import ENVIRONMENT, FLAGS, rows, spawn, torchrun
 
 from colorseg.cli import main
 from colorseg.training import ranks
+from colorseg.training.ranks import from_first, is_told
 
 
 def free_port():
@@ -143,6 +144,31 @@ def test_a_mistake_ends_all_of_them(tmp_path):
     assert done.returncode != 0
     assert "error: " in done.stderr
     assert "nowhere" in done.stderr
+
+
+def test_a_folder_with_a_run_is_refused_by_one_sentence(tmp_path):
+    (tmp_path / "last.pt").write_bytes(b"of an older run")
+    done = torchrun(*FLAGS, "--out", str(tmp_path))
+    assert done.returncode != 0
+    lines = done.stderr.splitlines()
+    (sentence,) = (line for line in lines if line.startswith("error: "))
+    assert sentence.endswith("continue it with --resume, or choose another --out")
+    assert "gloo" not in done.stderr
+    assert "exitcode  : 2 " in done.stderr  # of whichever rank torchrun saw end first
+
+
+def raise_on_first(rank, ranks):
+    def make():
+        assert rank == 0
+        raise FileExistsError("it is there")
+
+    with pytest.raises(FileExistsError, match="it is there") as raised:
+        from_first(make)
+    return is_told(raised.value)
+
+
+def test_all_ranks_raise_what_the_first_does(tmp_path):
+    assert spawn(raise_on_first, 2, tmp_path) == [False, True]
 
 
 def test_processes_with_other_pictures_are_refused(monkeypatch):

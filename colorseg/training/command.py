@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from colorseg.training import ranks
 from colorseg.training.checkpoint import holds_run
 from colorseg.training.config import OPTIMIZERS, SCHEDULES, TASKS, Config
 from colorseg.training.history import Epoch, History
@@ -28,6 +29,8 @@ def main(network: str, argv: Sequence[str] | None = None, prog: str | None = Non
 
 def guarded(work: Callable[[], None], if_memory_is_short: str) -> int:
     """Run ``work`` with the log on stderr, and turn mistakes of the user into a sentence there.
+
+    Of several processes the first one alone says what it met for all of them.
 
     Returns:
         The exit code, as ``main`` has it.
@@ -121,8 +124,6 @@ def _train(network: str, options: dict[str, Any]) -> None:
             raise ValueError(f"--threads must be at least 1, got {threads}")
         torch.set_num_threads(threads)
 
-    from colorseg.training import ranks
-
     with ranks.joined(options.get("device", "cpu")) as device:
         if not ranks.is_first():
             logging.getLogger("colorseg").setLevel(logging.WARNING)
@@ -136,7 +137,6 @@ def _train(network: str, options: dict[str, Any]) -> None:
 
 def _fit(config: Config) -> History:
     from colorseg.data import load
-    from colorseg.training import ranks
     from colorseg.training.checkpoint import open_folder
     from colorseg.training.color import new_network
     from colorseg.training.loop import fit
@@ -201,6 +201,7 @@ def _words(value: object) -> str:
     return " ".join(value) if isinstance(value, tuple) else str(value)
 
 
-def _complain(problem: object) -> int:
-    print(f"error: {problem}", file=sys.stderr)
+def _complain(problem: Exception | str) -> int:
+    if isinstance(problem, str) or not ranks.is_told(problem):
+        print(f"error: {problem}", file=sys.stderr)
     return 2

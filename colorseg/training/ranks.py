@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 Value = TypeVar("Value")
 WAIT_S = 1800.0  # for the other ranks to start, as long as init_process_group waits
+TOLD = "raised by the first process"
 
 
 def join(backend: str, **options: Any) -> None:
@@ -102,12 +103,34 @@ def is_first() -> bool:
 
 
 def from_first(make: Callable[[], Value]) -> Value:
-    """What ``make`` returns on the first rank, on every rank."""
-    made: list[Any] = [make() if is_first() else None]
-    if count() > 1:
-        dist.broadcast_object_list(made)
-    value: Value = made[0]
-    return value
+    """What ``make`` returns on the first rank, on every rank; or what it raises there."""
+    if count() == 1:
+        return make()
+    outcome = [_outcome(make) if is_first() else None]
+    dist.broadcast_object_list(outcome)
+    return _unpacked(outcome[0], is_first())
+
+
+def is_told(error: Exception) -> bool:
+    """Whether the error is one of the first rank, which says so itself."""
+    return TOLD in getattr(error, "__notes__", ())
+
+
+def _outcome(make: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    """What is returned and what is raised: ranks that wait for a value must learn of an error."""
+    try:
+        return make(), None
+    except Exception as error:
+        return None, error
+
+
+def _unpacked(outcome: Any, first: bool) -> Any:
+    value, error = outcome
+    if error is None:
+        return value
+    if not first:
+        error.add_note(TOLD)
+    raise error
 
 
 def require_same(value: str, what: str) -> None:
