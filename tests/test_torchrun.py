@@ -157,6 +157,29 @@ def test_a_folder_with_a_run_is_refused_by_one_sentence(tmp_path):
     assert "exitcode  : 2 " in done.stderr  # of whichever rank torchrun saw end first
 
 
+# the second rank's machine has nothing in the folder where it starts
+ELSEWHERE = """
+import os, sys
+from colorseg.cli import main
+
+if os.environ["RANK"] == "1":
+    os.mkdir("elsewhere")
+    os.chdir("elsewhere")
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_settings_are_read_by_the_first_rank_for_all(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere.py").write_text(ELSEWHERE)
+    (tmp_path / "run.toml").write_text("epochs = 1\nlr = 0.01\n")
+    flags = [*FLAGS, "--config", "run.toml", "--out", "run"]
+    done = torchrun(*flags, program=["elsewhere.py"])
+    assert done.returncode == 0, done.stderr
+    assert len(rows(tmp_path / "run")) == 1
+    assert not (tmp_path / "elsewhere/run").exists()
+
+
 def raise_on_first(rank, ranks):
     def make():
         assert rank == 0

@@ -124,13 +124,10 @@ def _train(network: str, options: dict[str, Any]) -> None:
             raise ValueError(f"--threads must be at least 1, got {threads}")
         torch.set_num_threads(threads)
 
-    with ranks.joined(options.get("device", "cpu")) as device:
+    with ranks.joined(lambda: _config(network, options)) as config:
         if not ranks.is_first():
             logging.getLogger("colorseg").setLevel(logging.WARNING)
-        if ranks.count() > 1:
-            options["device"] = device
-        config = ranks.from_first(lambda: _config(network, options))
-        history = _fit(dataclasses.replace(config, device=device))
+        history = _fit(config)
         if ranks.is_first():
             _report(history, config.out)
 

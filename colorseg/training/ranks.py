@@ -1,7 +1,9 @@
 """Training by several processes at once, as ``torchrun`` starts them; alone, all of it is free."""
 
 import contextlib
+import dataclasses
 import os
+import pickle
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -12,7 +14,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from colorseg.training.config import RunConfig
+from colorseg.training.task import usable_device
+
 Value = TypeVar("Value")
+Settings = TypeVar("Settings", bound=RunConfig)
 WAIT_S = 1800.0  # for the other ranks to start, as long as init_process_group waits
 TOLD = "raised by the first process"
 
@@ -68,21 +74,28 @@ def _meet(store: dist.Store, rank: int, size: int) -> str:
 
 
 @contextlib.contextmanager
-def joined(device: str) -> Iterator[str]:
-    """Inside the block this process is a rank, if torchrun started it; yields its device.
+def joined(make: Callable[[], Settings]) -> Iterator[Settings]:
+    """Inside the block this process is a rank, if torchrun started it; yields its settings.
 
-    Ranks on the CPU meet by gloo, on CUDA by NCCL, where each takes the GPU of its local rank.
+    They are what ``make`` returns, or raises, on the first rank, whose machine alone needs the
+    files that they are read from.  Ranks on the CPU meet by gloo, on CUDA by NCCL, where each takes
+    the GPU of its local rank.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
-        yield device
+        yield make()
         return
-    on_cuda = torch.device(device).type == "cuda"
+    meeting = _store()
+    store, first = meeting["store"], meeting["rank"] == 0
+    if first:  # by the store, because the settings decide how the ranks are going to talk
+        store.set("settings", pickle.dumps(_outcome(make)))
+    config: Settings = _unpacked(pickle.loads(store.get("settings")), first)
+    on_cuda = torch.device(config.device).type == "cuda"
     if on_cuda:
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(device)
-    join("nccl" if on_cuda else "gloo", **_store())
+        config = dataclasses.replace(config, device=f"cuda:{os.environ['LOCAL_RANK']}")
+        torch.cuda.set_device(usable_device(config.device))
+    join("nccl" if on_cuda else "gloo", **meeting)
     try:
-        yield device
+        yield config
     finally:
         dist.destroy_process_group()
 
