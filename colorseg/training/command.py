@@ -64,7 +64,7 @@ def build_parser(network: str, prog: str | None = None) -> argparse.ArgumentPars
         shown = "" if default in (None, False) else f" (default: {_words(default)})"
         parser.add_argument(flag, help=help + shown, **settings)
 
-    parser.add_argument("--config", metavar="TOML", help="settings; flags given go over them")
+    parser.add_argument("--config", metavar="TOML", help="file of settings; flags go over them")
     add("--data", "the pictures: sample, cifar10, or a path", metavar="PATH|cifar10|sample")
     add("--classes", "CIFAR-10 classes to use, or all", nargs="+", metavar="NAME")
     add("--image-size", "side of the squares cut from photographs", type=int, metavar="N")
@@ -98,7 +98,7 @@ def build_parser(network: str, prog: str | None = None) -> argparse.ArgumentPars
     add("--detect-anomaly", "name the layer that makes NaN or inf first", action="store_true")
     add("--sync-bn", "normalize over the batches of all processes", action="store_true")
     add("--tensorboard", "write for TensorBoard, too", action="store_true")
-    add("--resume", "go on with the run in --out, with its settings", action="store_true")
+    add("--resume", "go on with the run in --out, and its settings", action="store_true")
     add("--reference", "plain torch instead of the fused operators", action="store_true")
     add("--kernel", "side of the convolutions", type=int, metavar="N")
     add("--num-filters", "filters of the first convolution", type=int, metavar="N")
@@ -151,17 +151,15 @@ def _fit(config: Config) -> History:
 
 
 def _config(network: str, options: dict[str, Any]) -> Config:
-    """Flags given, over those of the run to be resumed, over the defaults."""
-    resume = options.get("resume", False)
-    out = options.get("out") or numbered_out(_default_out(network), resume)
-    saved = Path(out) / "config.json"
-    if options.get("classes") == ["all"]:
-        options["classes"] = None
-    file = options.pop("config", None)
-    base = Config.from_toml(file) if file is not None else Config()
-    if resume and saved.exists():
-        base = Config.load(saved)
-    return dataclasses.replace(base, **options | {"network": network, "out": out, "resume": resume})
+    """Flags given, over a file of settings, over the run to be resumed, over the defaults."""
+    flags = dict(options)
+    file = flags.pop("config", None)
+    given = flags if file is None else Config.read_toml(file) | flags
+    resume = given.get("resume", False)
+    out = given.get("out") or numbered_out(_default_out(network), resume)
+    saved = Path(str(out)) / "config.json"
+    base = Config.load(saved) if resume and saved.exists() else Config()
+    return dataclasses.replace(base, **given | {"network": network, "out": out, "resume": resume})
 
 
 def _default_out(network: str) -> str:

@@ -151,6 +151,20 @@ class RunConfig:
             OSError: the file cannot be read.
             ValueError: it is no TOML, names a setting that is not there, or a value is wrong.
         """
+        settings = cls.read_toml(path)
+        try:
+            return cls(**settings)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @classmethod
+    def read_toml(cls, path: str | Path) -> dict[str, Any]:
+        """The settings that a TOML file names, their values unchecked.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it is no TOML, or names a setting that is not there.
+        """
         try:
             settings = tomllib.loads(Path(path).read_text())
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -161,10 +175,7 @@ class RunConfig:
             raise ValueError(
                 f"{path} has the unknown setting {unknown[0]}; known are {', '.join(known)}"
             )
-        try:
-            return cls(**settings)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        return settings
 
     def _check_device(self) -> None:
         import torch
@@ -202,7 +213,7 @@ class Config(RunConfig):
             the colored one at a quarter of its height and width.
         palette: a name or path that ``Palette.named`` takes; ``"auto"`` is sample24 for the
             embedded sample and horse24 for everything else.
-        classes: CIFAR-10 classes to use, by name or number; None for all.
+        classes: CIFAR-10 classes to use, by name or number; None or ``"all"`` for all.
         image_size: side of the squares that are cut from a folder's photographs, to train anew at
             each use.
         short_side: what the shorter side of such a photograph is scaled to first, 0 for
@@ -249,6 +260,8 @@ class Config(RunConfig):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "palette", str(self.palette))
+        if self.classes in ("all", ["all"], ("all",)):  # TOML has no None
+            object.__setattr__(self, "classes", None)
         if self.classes is not None:  # a single name, or the list that JSON made of the tuple
             single = not isinstance(self.classes, list | tuple)
             names = (self.classes,) if single else tuple(self.classes)
