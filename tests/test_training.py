@@ -190,7 +190,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoints(tmp_path):
     steps = []
 
     def spoil(module, inputs, logits):
-        steps.append(module.training)
+        steps.extend([module] if module.training else [])
         return logits * float("nan") if len(steps) == 2 else logits
 
     model.register_forward_hook(spoil)

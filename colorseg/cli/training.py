@@ -70,7 +70,7 @@ def _colorizer(args: argparse.Namespace) -> dict[str, float]:
     _, val = load(
         args.data or "sample",
         classes=chosen_classes(args.classes),
-        image_size=args.image_size or 32,
+        image_size=32 if args.image_size is None else args.image_size,
         short_side=args.short_side,
     )
     print(f"{val.name}, {len(val)} pictures", file=sys.stderr)
@@ -88,6 +88,7 @@ def _segmenter(args: argparse.Namespace) -> dict[str, float]:
     from colorseg.training import evaluate as measure
 
     model = load_segmenter(args.weights)
-    _, val = load_segmentation(args.data or "scenes", image_size=args.image_size or 96)
+    size = 96 if args.image_size is None else args.image_size
+    _, val = load_segmentation(args.data or "scenes", image_size=size)
     print(f"{val.name}, {len(val)} pictures", file=sys.stderr)
     return measure(model, val, None, args.batch_size, args.device)

@@ -15,6 +15,7 @@ from colorseg.training.config import Config
 from colorseg.training.history import Epoch
 from colorseg.training.modes import eval_mode
 from colorseg.training.seeding import seed_everything
+from colorseg.training.task import require_channels
 
 
 class ColorTask:
@@ -76,7 +77,8 @@ class ColorTask:
         return self.images.sha256()
 
     def prepare(self, model: nn.Module) -> None:
-        """Nothing to do."""
+        """Try the model on a picture."""
+        self.pictures(model, torch.zeros(1, dtype=torch.long))
 
     def loss(self, model: nn.Module, index: Tensor) -> Tensor:
         """Mean cross-entropy, as the settings change it."""
@@ -93,7 +95,8 @@ class ColorTask:
         with torch.no_grad(), eval_mode(model):
             for index in torch.arange(len(self)).split(batch_size):
                 inputs, targets = self._batch(index)
-                stats: Any = self._operator(model(inputs), targets, self._colors, return_stats=True)
+                logits = self._logits(model, inputs)
+                stats: Any = self._operator(logits, targets, self._colors, return_stats=True)
                 mean, _, right, valid = stats
                 loss += mean.item() * valid.item()  # weighted, because the last batch is smaller
                 correct += right.item()
@@ -104,7 +107,7 @@ class ColorTask:
         """What the network sees, palette colors, and predicted ones."""
         inputs, _ = self._batch(index)
         with torch.no_grad(), eval_mode(model):
-            predicted = model(inputs).argmax(1).cpu()
+            predicted = self._logits(model, inputs).argmax(1).cpu()
         shown = (inputs.cpu() * 256).round().to(torch.uint8).expand(-1, 3, -1, -1)
         truth = self.palette.quantize(self.images.images[index])
         return [shown, self.palette.decode(truth), self.palette.decode(predicted)]
@@ -113,6 +116,14 @@ class ColorTask:
         """Weights and palette."""
         network = cast(ColorNetwork, model)  # or one of the user's, which works as well
         save_weights(network, path, self.palette)
+
+    def _logits(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        logits: Tensor = model(inputs)
+        count = len(self.palette)
+        require_channels(
+            logits, count, f"its palette has {count} colors; give it the one it was made for"
+        )
+        return logits
 
     def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Grey pictures ``(n, 1, H, W)``, or coarse ones ``(n, 3, H, W)``, and their targets."""

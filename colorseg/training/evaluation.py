@@ -40,8 +40,11 @@ def evaluate(
         ``colorseg.metrics.MeanIoU``.
 
     Raises:
-        ValueError: the set is empty, or the device cannot be used.
+        ValueError: the set is empty, the device cannot be used, or the network gives another
+            number of logits than there are colors or classes.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     place = usable_device(device)
     measured: Task
     if isinstance(data, SegmentationSet):

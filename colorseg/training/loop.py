@@ -55,7 +55,7 @@ def fit(model: nn.Module, train: Any, val: Any, config: RunConfig) -> History:
         Losses, accuracy (or mean IoU) and speed of every epoch, those before a resume included.
 
     Raises:
-        ValueError: data, device, settings or the checkpoint cannot be used.
+        ValueError: data, device, settings, the network's results or the checkpoint cannot be used.
         FileExistsError: ``config.out`` holds a run and ``config.resume`` is False.
         OSError: ``config.out`` cannot be written to.
         FloatingPointError: the loss is not finite; all finished epochs stay in the folder.

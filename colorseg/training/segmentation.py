@@ -16,6 +16,7 @@ from colorseg.training import ranks
 from colorseg.training.features import FrozenFeatures
 from colorseg.training.history import SegmentationEpoch
 from colorseg.training.modes import eval_mode
+from colorseg.training.task import require_channels
 
 AUX_WEIGHT = 0.5  # of the second head's loss, as in torchvision's references/segmentation
 
@@ -67,7 +68,8 @@ class SegmentationTask:
         return self.data.sha256()
 
     def prepare(self, model: nn.Module) -> None:
-        """Compute the frozen part of the model once for all pictures, if that changes nothing."""
+        """Try the model on a picture; compute its frozen part once, if that changes nothing."""
+        self.pictures(model, torch.zeros(1, dtype=torch.long))
         if self.augmentation is None:
             self._features = FrozenFeatures.of(model, self.data, self.device)
 
@@ -127,7 +129,13 @@ class SegmentationTask:
                 results = model(images)
         else:
             results = model(images)
-        return results if isinstance(results, Mapping) else {"out": results}
+        results = results if isinstance(results, Mapping) else {"out": results}
+        require_channels(
+            results["out"],
+            len(self.data.classes),
+            f"{self.name} has the classes {', '.join(self.data.classes)}; choose other data",
+        )
+        return results
 
     def _loss(self, logits: Tensor, masks: Tensor, group: Any = None) -> Tensor:
         """Of these pictures, or with a group of all ranks' together: see ``Task.loss``."""

@@ -24,7 +24,11 @@ class Task(Protocol):
         """Hash of all pictures."""
 
     def prepare(self, model: nn.Module) -> None:
-        """Called once, before the first step, with the model as it is going to be trained."""
+        """Called once, before the first step, with the model as it is going to be trained.
+
+        Raises:
+            ValueError: its results are not what the set needs.
+        """
 
     def loss(self, model: nn.Module, index: Tensor) -> Tensor:
         """The loss to be lowered, on the pictures of that index.
@@ -44,6 +48,12 @@ class Task(Protocol):
 
     def save(self, model: nn.Module, path: Path) -> None:
         """Write the weights, and what is needed to use them."""
+
+
+def require_channels(logits: Tensor, count: int, needed: str) -> None:
+    """Raise a ``ValueError`` that says what is ``needed`` unless there are so many channels."""
+    if logits.dim() != 4 or logits.shape[1] != count:
+        raise ValueError(f"the network gives results of shape {tuple(logits.shape)}, but {needed}")
 
 
 def usable_device(name: str) -> torch.device:
