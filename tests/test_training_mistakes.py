@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 from PIL import Image
-from small_segmenters import VAL, SmallSegmenter
+from small_segmenters import TRAIN, VAL, SmallSegmenter
 from torch import nn
 
 from colorseg.cli import main
@@ -66,3 +66,24 @@ def test_an_image_size_of_0_is_not_the_default(tmp_path, capsys):
     flags = ["--data", str(tmp_path / "photos"), "--image-size", "0"]
     assert main(["evaluate", str(weights), *flags]) == 2
     assert "error: the image size must be at least 1, got 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("data", [PICTURES, PICTURES.images])
+def test_a_network_that_segments_needs_masks(data, tmp_path):
+    message = f"needs a SegmentationSet, got {type(data).__name__}; colorseg.data.load_seg"
+    with pytest.raises(TypeError, match=message):
+        fit(SmallSegmenter(), data, VAL, SegmentationConfig(out=tmp_path))
+    with pytest.raises(TypeError, match=message):
+        fit(SmallSegmenter(), TRAIN, data, SegmentationConfig(out=tmp_path))
+
+
+@pytest.mark.parametrize("data", [VAL, VAL.images])
+def test_a_network_that_colorizes_needs_pictures_alone(data, tmp_path):
+    message = f"needs an ImageSet, got {type(data).__name__}; colorseg.data.load gives two"
+    with pytest.raises(TypeError, match=message):
+        fit(unet(SIX), data, PICTURES, Config(network="own", out=tmp_path))
+
+
+def test_evaluate_needs_a_set():
+    with pytest.raises(TypeError, match="needs an ImageSet, got Tensor"):
+        evaluate(unet(SIX), PICTURES.images)

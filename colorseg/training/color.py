@@ -32,7 +32,8 @@ class ColorTask:
         config: what changes the loss and the pictures in training; None to measure alone.
 
     Raises:
-        ValueError: the set is empty.
+        TypeError: it is no ``ImageSet``.
+        ValueError: it is empty.
     """
 
     row = Epoch
@@ -44,6 +45,11 @@ class ColorTask:
         self, images: ImageSet, palette: Palette, device: torch.device, plain: bool = False,
         config: Config | None = None,
     ) -> None:  # fmt: skip
+        if not isinstance(images, ImageSet):
+            raise TypeError(
+                f"a network that colorizes needs an ImageSet, got {type(images).__name__}; "
+                "colorseg.data.load gives two"
+            )
         if not len(images):
             raise ValueError(f"the set {images.name} has no pictures; choose other data")
         self.images = images

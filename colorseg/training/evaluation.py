@@ -40,6 +40,7 @@ def evaluate(
         ``colorseg.metrics.MeanIoU``.
 
     Raises:
+        TypeError: ``data`` is neither kind of set.
         ValueError: the set is empty, the device cannot be used, or the network gives another
             number of logits than there are colors or classes.
     """

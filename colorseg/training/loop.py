@@ -55,6 +55,7 @@ def fit(model: nn.Module, train: Any, val: Any, config: RunConfig) -> History:
         Losses, accuracy (or mean IoU) and speed of every epoch, those before a resume included.
 
     Raises:
+        TypeError: the sets are not of the kind that ``config`` is for.
         ValueError: data, device, settings, the network's results or the checkpoint cannot be used.
         FileExistsError: ``config.out`` holds a run and ``config.resume`` is False.
         OSError: ``config.out`` cannot be written to.

@@ -32,7 +32,8 @@ class SegmentationTask:
         plain: the losses of ``colorseg.reference``.
 
     Raises:
-        ValueError: the set is empty.
+        TypeError: it is no ``SegmentationSet``.
+        ValueError: it is empty.
     """
 
     row = SegmentationEpoch
@@ -47,6 +48,11 @@ class SegmentationTask:
         augmentation: Augmentation | None = None,
         plain: bool = False,
     ) -> None:
+        if not isinstance(data, SegmentationSet):
+            raise TypeError(
+                f"a network that segments needs a SegmentationSet, got {type(data).__name__}; "
+                "colorseg.data.load_segmentation gives two"
+            )
         if not len(data):
             raise ValueError(f"the set {data.name} has no pictures; choose other data")
         self.data, self.device, self.augmentation = data, device, augmentation
