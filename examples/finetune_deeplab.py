@@ -5,11 +5,12 @@ Without arguments: generated scenes of flowers, a small backbone, cross-entropy 
 
 import argparse
 import sys
+from dataclasses import replace
 
 import colorseg
 from colorseg.data import load_segmentation
 from colorseg.models import deeplabv3
-from colorseg.training import SegmentationConfig, evaluate, fit
+from colorseg.training import SegmentationConfig, evaluate, fit, ranks
 from colorseg.training.command import guarded, numbered_out
 from colorseg.training.comparison import save_comparison
 from colorseg.training.seeding import seed_everything
@@ -37,33 +38,38 @@ def parse() -> argparse.Namespace:
     add("--seed", type=int, default=0)
     add("--device", default="cpu")
     add("--amp", action="store_true", help="forward in bfloat16, on CUDA")
+    add("--sync-bn", action="store_true", help="normalize over the batches of all processes")
     add("--reference", action="store_true", help="plain torch instead of the fused operators")
     add("--out", help="where to write (default: runs/deeplab; -2, -3, ... is added if taken)")
+    add("--resume", action="store_true", help="go on with the runs in --out; give their settings")
     return parser.parse_args()
 
 
-def main() -> None:
+def settings(options: argparse.Namespace) -> SegmentationConfig:
+    """What all runs have in common; ``out`` is the folder around theirs."""
+    if options.drift and not options.head_only:
+        raise ValueError("--drift is about frozen batch norm, so it needs --head-only")
+    shared = (
+        *("data", "download", "mode", "epochs", "batch_size", "lr", "schedule", "seed", "device"),
+        *("amp", "sync_bn", "reference", "resume"),
+    )
+    return SegmentationConfig(
+        **{name: getattr(options, name) for name in shared},
+        network=f"deeplabv3 {options.backbone}, stride {options.output_stride}",
+        augment=not (options.no_augment or options.head_only),
+        out=options.out or numbered_out("runs/deeplab", options.resume),
+    )
+
+
+def train(options: argparse.Namespace, shared: SegmentationConfig) -> None:
     """Train with each loss, from the same weights and on the same batches."""
-    options = parse()
-    out = options.out or numbered_out("runs/deeplab")
     train, val = load_segmentation(
-        options.data, image_size=options.image_size, mode=options.mode, download=options.download
+        shared.data, image_size=options.image_size, mode=shared.mode, download=shared.download
     )
     size = {"backbone": options.backbone, "output_stride": options.output_stride}
-    shared = (
-        *("epochs", "batch_size", "lr", "schedule", "seed", "device", "amp", "reference"),
-        *("mode", "download"),
-    )
     histories, measured = {}, {}
     for loss in ("ce", "iou") if options.loss == "both" else (options.loss,):
-        config = SegmentationConfig(
-            **{name: getattr(options, name) for name in shared},
-            data=options.data,
-            network=f"deeplabv3 {options.backbone}, stride {options.output_stride}",
-            loss=loss,
-            augment=not (options.no_augment or options.head_only),
-            out=f"{out}/{loss}",
-        )
+        config = replace(shared, loss=loss, out=f"{shared.out}/{loss}")
         seed_everything(config.seed)
         model = deeplabv3(num_classes=len(train.classes), weights=options.weights, **size)
         if options.head_only:
@@ -72,7 +78,15 @@ def main() -> None:
         histories[loss] = fit(model, train, val, config)
         where = {"device": config.device, "reference": config.reference}
         measured[loss] = evaluate(model, val, batch_size=config.batch_size, **where)
-    print(save_comparison(histories, measured, val, out))
+    if ranks.is_first():
+        print(save_comparison(histories, measured, val, shared.out))
+
+
+def main() -> None:
+    """Train alone, or with the other processes that torchrun started."""
+    options = parse()
+    with ranks.joined(lambda: settings(options)) as shared:
+        train(options, shared)
 
 
 if __name__ == "__main__":

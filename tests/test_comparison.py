@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from spawned import torchrun
 
 from colorseg.data import IGNORE, SegmentationSet
 from colorseg.models import deeplabv3
@@ -129,3 +130,26 @@ class TestExample:
             if not name.startswith("classifier.4"):
                 assert np.array_equal(trained[name], value), name
         assert trained["classifier.4.weight"].shape[0] == 3
+
+    def test_resume_trains_what_is_missing(self, tmp_path, monkeypatch, capsys, caplog):
+        monkeypatch.chdir(tmp_path)
+        small = ["--epochs", "1", "--image-size", "16", "--batch-size", "40", "--out", "here"]
+        assert run_example(monkeypatch, *small, "--loss", "ce") == 0
+        assert run_example(monkeypatch, *small) == 2
+        assert "continue it with --resume" in capsys.readouterr().err
+        assert run_example(monkeypatch, *small, "--resume") == 0
+        assert "all 1 epochs are done" in caplog.text
+        assert len(list(tmp_path.glob("here/*/model.safetensors"))) == 2
+
+    def test_drift_needs_frozen_layers(self, monkeypatch, capsys):
+        assert run_example(monkeypatch, "--drift") == 2
+        assert "error: --drift is about frozen batch norm" in capsys.readouterr().err
+
+    def test_two_processes_make_one_comparison(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        small = ["--epochs", "1", "--image-size", "16", "--batch-size", "40", "--loss", "ce"]
+        done = torchrun(*small, program=[str(EXAMPLES / "finetune_deeplab.py")])
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("| ce |") == 1
+        assert done.stderr.count("epoch 1/1") == 1
+        assert [path.name for path in tmp_path.glob("runs/*")] == ["deeplab"]

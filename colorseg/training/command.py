@@ -125,8 +125,6 @@ def _train(network: str, options: dict[str, Any]) -> None:
         torch.set_num_threads(threads)
 
     with ranks.joined(lambda: _config(network, options)) as config:
-        if not ranks.is_first():
-            logging.getLogger("colorseg").setLevel(logging.WARNING)
         history = _fit(config)
         if ranks.is_first():
             _report(history, config.out)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import os
 import pickle
 import time
@@ -79,7 +80,7 @@ def joined(make: Callable[[], Settings]) -> Iterator[Settings]:
 
     They are what ``make`` returns, or raises, on the first rank, whose machine alone needs the
     files that they are read from.  Ranks on the CPU meet by gloo, on CUDA by NCCL, where each takes
-    the GPU of its local rank.
+    the GPU of its local rank.  Only the first logs more than warnings.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield make()
@@ -94,6 +95,8 @@ def joined(make: Callable[[], Settings]) -> Iterator[Settings]:
         config = dataclasses.replace(config, device=f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(usable_device(config.device))
     join("nccl" if on_cuda else "gloo", **meeting)
+    if not first:
+        logging.getLogger("colorseg").setLevel(logging.WARNING)
     try:
         yield config
     finally:

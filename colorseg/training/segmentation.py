@@ -170,9 +170,11 @@ def measure_masks(
     """What ``SegmentationTask.measure`` gives, but the loss, of (predicted, true) masks."""
     from colorseg.metrics import MeanIoU  # late: torchmetrics is slow to import
 
-    macro, course = MeanIoU(len(classes), ignore_index=IGNORE), None
+    # whoever calls it has all pictures, so that nothing is to be added up over ranks
+    options: dict[str, Any] = {"ignore_index": IGNORE, "sync_on_compute": False}
+    macro, course = MeanIoU(len(classes), **options), None
     if len(classes) == 2:
-        course = MeanIoU(2, "course", ignore_index=IGNORE)
+        course = MeanIoU(2, "course", **options)
     for predicted, masks in pairs:
         macro.to(masks.device).update(predicted, masks)
         if course is not None:
