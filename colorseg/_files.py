@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         OSError: the file cannot be written; what was there before is still there.
     """
     path = Path(path)
-    # same folder, because os.replace is atomic only within one file system
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # same folder, because os.replace is atomic only within one file system; of this thread alone,
+    # and short, because names end at 255 bytes
+    draft = path.with_name(f".colorseg.{threading.get_native_id()}.tmp")
     try:
         with draft.open("wb") as file:
             file.write(content)
@@ -31,6 +33,24 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         if isinstance(error, OSError):
             raise OSError(f"cannot write {path}: {error.strerror or error}") from error
         raise
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what writers that were killed have left there."""
+    for draft in folder.glob(".colorseg.*.tmp"):
+        writer = draft.name.split(".")[2]
+        if writer.isdecimal() and not _is_alive(int(writer)):
+            draft.unlink(missing_ok=True)
+
+
+def _is_alive(thread: int) -> bool:
+    try:
+        os.kill(thread, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
 
 
 def make_folder(path: str | Path) -> Path:

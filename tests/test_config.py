@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from colorseg._files import make_folder, write_atomically
+from colorseg._files import make_folder, remove_drafts, write_atomically
 from colorseg.training import Config
 
 
@@ -61,3 +61,18 @@ def test_a_failed_write_keeps_the_old_content(tmp_path, monkeypatch):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
+    path = tmp_path / ("n" * 255)
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_drafts_of_living_writers_are_kept(tmp_path):
+    living, foreign = tmp_path / f".colorseg.{os.getpid()}.tmp", tmp_path / ".colorseg.notes.tmp"
+    dead = tmp_path / f".colorseg.{2**31 - 1}.tmp"
+    for path in (living, foreign, dead):
+        path.touch()
+    remove_drafts(tmp_path)
+    assert {*tmp_path.iterdir()} == {living, foreign}

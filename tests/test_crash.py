@@ -67,7 +67,9 @@ def test_killed_while_a_checkpoint_is_written(uninterrupted, tmp_path):
     done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True)
     assert done.returncode == -signal.SIGKILL
     assert len((out / "metrics.csv").read_text().splitlines()) == 3  # two epochs
+    assert len([*out.glob(".*.tmp")]) == 1
     assert process(out, "--resume").wait() == 0
+    assert {path.name for path in out.iterdir()} == {path.name for path in whole.iterdir()}
     want = load_file(whole / "model.safetensors")
     got = load_file(out / "model.safetensors")
     assert all((got[name] == want[name]).all() for name in want)

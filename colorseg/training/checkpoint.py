@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from colorseg._files import load_torch, make_folder, write_atomically
+from colorseg._files import load_torch, make_folder, remove_drafts, write_atomically
 from colorseg.training.config import RunConfig
 from colorseg.training.history import History, Row
 
@@ -31,7 +31,7 @@ def holds_run(folder: str | Path) -> bool:
 
 
 def open_folder(config: RunConfig) -> Path:
-    """The folder of the run, created if need be.
+    """The folder of the run, created if need be, without what a killed run was writing.
 
     Raises:
         FileExistsError: it holds another run, and the run is not to be resumed.
@@ -42,7 +42,9 @@ def open_folder(config: RunConfig) -> Path:
             f"{config.out} holds a training run already; continue it with --resume, "
             "or choose another --out"
         )
-    return make_folder(config.out)
+    folder = make_folder(config.out)
+    remove_drafts(folder)
+    return folder
 
 
 def save_checkpoint(
