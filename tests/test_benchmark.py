@@ -105,6 +105,14 @@ def test_mistakes_get_a_sentence(options, message, capsys):
     assert capsys.readouterr().err.startswith(f"error: {message}")
 
 
+def test_a_peer_that_no_case_has_is_refused_before_anything_runs(capsys):
+    log = []
+    cases = (fake(name, log=log) for name in ("a", "b"))
+    assert benchmark.main(cases, ["--quick", "--peers", "eager,eagre"]) == 2
+    assert "no case has the peer 'eagre'" in capsys.readouterr().err
+    assert log == []
+
+
 def test_only_selects_by_what_is_printed():
     cases = [fake("small"), fake("large", ours=2.0)]
     ((result,), _) = benchmark.run(cases, quick=True, only="small 2x3 float32")

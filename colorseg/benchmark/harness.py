@@ -124,15 +124,18 @@ def run(
 
 def _select(cases: Iterable[Case], only: str, peers: list[str]) -> Iterator[tuple[Case, list[str]]]:
     """The cases that are asked for with their peers; ValueError if there are none."""
-    selected, known = False, set[str]()
-    for case in (case for case in cases if only in str(case)):
-        selected = True
-        known |= case.peers.keys()
+    selected: Iterable[Case] = (case for case in cases if only in str(case))
+    if peers:  # all cases at once, so that nothing is timed before a typo is found
+        selected = list(selected)
+        known = {name for case in selected for name in case.peers}
+        if known and (unknown := sorted(set(peers) - known)):
+            there = ", ".join(sorted(known))
+            raise ValueError(f"no case has the peer {unknown[0]!r}, only {there}")
+    case = None
+    for case in selected:
         yield case, [name for name in case.peers if name in peers or not peers]
-    if not selected:
+    if case is None:
         raise ValueError(f"no case has {only!r} in its name; run without --only to see them all")
-    if unknown := sorted(set(peers) - known):
-        raise ValueError(f"no case has the peer {unknown[0]!r}, only {', '.join(sorted(known))}")
 
 
 def parser() -> argparse.ArgumentParser:
