@@ -17,8 +17,9 @@ def load() -> ModuleType:
             raise
         raise ImportError(
             f"colorseg's compiled operators could not be loaded with torch {torch.__version__}: "
-            f"{error}. Build them for this environment with `pip install .`, or with "
-            "`pip install -e .` to work in the source tree; colorseg.reference works without them."
+            f"{error}. Build them for this environment with `pip install .` and start Python in "
+            "another folder than the source tree, which hides what is installed, or with "
+            "`pip install -e .` to work in the tree; colorseg.reference works without them."
         ) from error
     return _C
 

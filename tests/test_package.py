@@ -111,6 +111,7 @@ def test_without_the_extension_the_error_names_the_command(unbuilt):
     for message in messages:
         assert message.startswith("colorseg's compiled operators could not be loaded with torch 2.")
         assert "`pip install -e .`" in message
+        assert "start Python in another folder than the source tree" in message
         assert message.endswith("colorseg.reference works without them.")
 
 
