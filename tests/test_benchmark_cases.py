@@ -95,6 +95,17 @@ def test_network_contestants_agree_with_the_reference(name, direction):
         one.call()
 
 
+def test_a_training_step_is_three_passes():
+    """Forward, the gradients of the inputs, and those of the weights."""
+    work = {}
+    for direction in ("inference", "training step"):
+        case = model_case("UNet", models.UNet, 2, (1, 8, 8), direction)
+        work[direction] = case.flops, case.bytes
+    connections = models.summary(models.UNet(), (1, 8, 8)).total("connections")
+    assert work["inference"][0] == 2 * 2 * connections
+    assert work["training step"] == tuple(3 * amount for amount in work["inference"])
+
+
 def test_exported_peers_need_their_packages(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

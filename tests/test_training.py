@@ -15,6 +15,7 @@ from colorseg.palette import Palette
 from colorseg.training import Config, History, evaluate, fit
 from colorseg.training.history import Epoch
 from colorseg.training.seeding import batch_order, seed_everything
+from colorseg.training.step import Step
 
 TRAIN, VAL = load("sample")
 TRAIN, VAL = TRAIN.subset(slice(0, 1200, 25)), VAL.subset(slice(0, 240, 12))  # 48 and 20
@@ -45,6 +46,21 @@ def test_loss_falls_and_history_has_every_epoch(finished):
     assert history.epochs[-1].train_loss < history.epochs[0].train_loss
     assert history.best.val_loss == min(history.column("val_loss"))
     assert all(0 < row.val_accuracy < 1 and row.images_per_second > 0 for row in history.epochs)
+
+
+def test_the_training_loss_is_the_mean_over_the_batches(tmp_path, monkeypatch):
+    losses = []
+
+    class Recorded(Step):
+        def __call__(self, index):
+            loss = super().__call__(index)
+            losses.append(loss.item())
+            return loss
+
+    monkeypatch.setattr("colorseg.training.run.Step", Recorded)
+    _, history = run(tmp_path, epochs=1)
+    assert len({*losses}) == 3
+    assert history.best.train_loss == pytest.approx(sum(losses) / 3, rel=1e-6)
 
 
 def test_metrics_csv_keeps_every_digit(finished):

@@ -4,10 +4,11 @@ import logging
 
 import pytest
 import torch
-from small_segmenters import SmallSegmenter, run
+from small_segmenters import CPU, TRAIN, SmallSegmenter, run
 from torch import nn
 
 import colorseg
+from colorseg.training.features import FrozenFeatures
 from colorseg.training.seeding import seed_everything
 
 
@@ -59,3 +60,12 @@ class TestFrozenFeatures:
         model = self.frozen(1, dropout=0.5)
         run(tmp_path, model, augment=False, epochs=1)
         assert "all in front of the classifier is frozen" in caplog.text
+
+    @pytest.mark.parametrize(("spare", "kept"), [(0, True), (-1, False)])
+    def test_features_of_all_pictures_count_for_the_limit(self, monkeypatch, caplog, spare, kept):
+        caplog.set_level(logging.INFO, logger="colorseg")
+        size = 2 * 4 * 8 * 16 * 16 * len(TRAIN)  # two maps of 8 channels, 16 x 16, float32
+        monkeypatch.setattr("colorseg.training.features.LIMIT", size + spare)
+        features = FrozenFeatures.of(self.frozen(), TRAIN, CPU)
+        assert (features is not None) == kept
+        assert ("frozen features are not kept" in caplog.text) != kept
