@@ -125,7 +125,8 @@ def readers(folder: Path) -> dict[str, tuple[list[bytes], Reader]]:
     def restore(path: Path) -> object:
         linear = torch.nn.Linear(1, 1)
         sgd = torch.optim.SGD(linear.parameters(), 0.1)
-        return checkpoint.restore_checkpoint(path, linear, sgd, {}, tuple)
+        state = checkpoint.read_checkpoint(path, {})
+        return checkpoint.restore_checkpoint(state, path, linear, sgd, tuple)
 
     weights = written(folder, "w.safetensors", lambda p: save_weights(model, p, few))
     colors = io.BytesIO()
