@@ -1,6 +1,7 @@
 """``colorseg reproduce`` on the embedded sample: its pages, going on, and mistakes."""
 
 import csv
+import dataclasses
 import errno
 import json
 import os
@@ -17,6 +18,7 @@ from colorseg.cli import main
 from colorseg.data import load
 from colorseg.report import PRESETS, published, reproduce
 from colorseg.report.document import Section, Table, save_pages
+from colorseg.report.runs import Run, train_missing
 from colorseg.training import Config
 
 
@@ -195,6 +197,39 @@ def test_settings_of_another_report(report):
     ):
         reproduce("sample", "clean", report, quick=True)
     assert json.loads((report / "report.json").read_text())["preset"] == "course-2021"
+
+
+def test_other_masks_are_other_settings(report):
+    with pytest.raises(FileExistsError, match=r'"segment": "scenes", .*replace it with --force'):
+        reproduce("sample", out=report, quick=True, segment="none")
+
+
+def save_horses(file, start):
+    train, val = (part.images.permute(0, 2, 3, 1).numpy() for part in load("sample"))
+    np.savez(file, train=train[start : start + 40], test=val[:20])
+
+
+def test_other_pictures_in_the_same_file(tmp_path):
+    file, out = tmp_path / "horses.npz", tmp_path / "report"
+    save_horses(file, 0)
+    reproduce(str(file), out=out, quick=True, plain=False, segment="none")
+    before = (out / "index.html").read_text()
+    save_horses(file, 40)
+    with pytest.raises(FileExistsError, match=r"of other settings .*replace it with --force"):
+        reproduce(str(file), out=out, quick=True, plain=False, segment="none")
+    assert (out / "index.html").read_text() == before
+
+
+@pytest.mark.parametrize("changed", ["batch_size", "sha256"])
+def test_a_run_that_is_of_something_else_is_refused(report, changed):
+    run = Run("unet", Config.load(report / "runs" / "unet" / "config.json"))
+    train, val = load("sample")
+    if changed == "batch_size":
+        run = Run("unet", dataclasses.replace(run.config, batch_size=7))
+    else:
+        train, val = train.subset(range(40)), val.subset(range(40))
+    with pytest.raises(ValueError, match=r"runs/unet: it was trained with .*choose another --out"):
+        train_missing([run], train, val)
 
 
 def test_other_files_are_left_alone(tmp_path, capsys):

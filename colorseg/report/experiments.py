@@ -13,7 +13,7 @@ from colorseg.report.document import Picture, Section, Table, save_pages
 from colorseg.report.figures import save_recipes
 from colorseg.report.folder import check_folder, claim
 from colorseg.report.published import TITLES
-from colorseg.report.reproduction import facts, settings_of, source_of
+from colorseg.report.reproduction import facts, settings_of, short_hashes, source_of
 from colorseg.report.runs import Run, check_jobs, train_missing
 from colorseg.training import Config
 from colorseg.training.history import History
@@ -68,9 +68,12 @@ def experiments(
     check_jobs(jobs)
     source, folder = source_of(data), Path(out)
     base = Config(data=source, device=device, download=download, **settings_of(BASE, quick))
-    settings = {"experiments": list(RECIPES), "data": source, "quick": quick}
-    outdated = check_folder(folder, settings, force)
     train, val = load(source, classes=base.classes, download=download)
+    settings = {
+        "experiments": list(RECIPES), "data": source, "quick": quick,
+        "sha256": short_hashes(train, val),
+    }  # fmt: skip
+    outdated = check_folder(folder, settings, force)
     claim(folder, settings, outdated)
     runs = {
         network: {

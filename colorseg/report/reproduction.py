@@ -73,11 +73,15 @@ def reproduce(
     source = source_of(data)
     chosen = settings_of(preset, quick)
     base = Config(data=source, device=device, download=download, task=task, **chosen)
-    settings = {"data": source, "preset": preset, "quick": quick, "task": task}
+    masks = segmentation_of(data, segment) if task == "colorize" else "none"
     folder = Path(out)
-    outdated = check_folder(folder, settings, force)
     usable_device(device)
     train, val = load(source, classes=base.classes, download=download)
+    settings = {
+        "data": source, "preset": preset, "quick": quick, "task": task, "segment": masks,
+        "sha256": short_hashes(train, val),
+    }  # fmt: skip
+    outdated = check_folder(folder, settings, force)
     claim(folder, settings, outdated)
     runs = runs_of(base, folder, plain, quick, dilated)
     train_missing(runs, train, val, jobs)
@@ -88,7 +92,6 @@ def reproduce(
     else:
         bands = {} if quick else bands_of(train.sha256(), source, base.epochs)
         sections += build_sections(runs, bands, folder, _lossless(source))
-        masks = segmentation_of(data, segment)
         if masks != "none":
             sections += segmentation_sections(
                 masks, folder, seed=base.seed, device=device, quick=quick, download=download,
@@ -111,6 +114,11 @@ def source_of(data: str) -> str:
     return str(inside) if inside.is_file() else data
 
 
+def short_hashes(*sets: Any) -> list[str]:
+    """What tells a report's data from others in the same place."""
+    return [part.sha256()[:12] for part in sets]
+
+
 def settings_of(preset: str, quick: bool) -> dict[str, Any]:
     """Of a preset, made small if ``quick``; ValueError if there is none of that name."""
     if preset not in PRESETS:
@@ -121,15 +129,15 @@ def settings_of(preset: str, quick: bool) -> dict[str, Any]:
 
 def facts(preset: str, base: Config, train: Any, val: Any) -> Section:
     """What was trained on what."""
-    info = colorseg.build_info()
+    info, hashes = colorseg.build_info(), short_hashes(train, val)
     return Section(
         "Settings",
         [
             f"Preset {preset}: {base.optimizer}, learning rate {base.lr}, batches of "
             f"{base.batch_size}, {base.epochs} epochs, seed {base.seed}, "
             + ("new batches in every epoch." if base.reshuffle else "the batches of one shuffle."),
-            f"Data: {train.name}, {len(train)} pictures (sha256 {train.sha256()[:12]}), and "
-            f"{val.name}, {len(val)} ({val.sha256()[:12]}).",
+            f"Data: {train.name}, {len(train)} pictures (sha256 {hashes[0]}), and "
+            f"{val.name}, {len(val)} ({hashes[1]}).",
             f"colorseg {info['version']}, torch {torch.__version__}, {base.device}, "
             f"{torch.get_num_threads()} threads.",
         ],

@@ -1,6 +1,7 @@
 """The runs of a report: what has to be trained, and training what is missing."""
 
 import dataclasses
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -45,9 +46,15 @@ class Run(NamedTuple):
         row: Any = SegmentationEpoch if segments else Epoch
         return History.load_csv(self.folder / "metrics.csv", row)
 
-    def is_finished(self) -> bool:
-        """Whether all of its epochs and its pictures are there."""
-        if not (self.folder / "model.safetensors").exists():
+    def is_finished(self, sha256: dict[str, str]) -> bool:
+        """Whether all of its epochs and its pictures are there, by these settings on these data."""
+        record = self.folder / "config.json"
+        if not (record.exists() and (self.folder / "model.safetensors").exists()):
+            return False
+        data = json.loads(record.read_text())["run"]["data"]
+        if {role: facts["sha256"] for role, facts in data.items()} != sha256:
+            return False
+        if type(self.config).load(record).identity() != self.config.identity():
             return False
         return len(self.history()) == self.config.epochs
 
@@ -98,6 +105,9 @@ def train_missing(
 ) -> None:
     """Train what is not finished, going on where a run stopped.
 
+    A run by other settings or on other data counts as not finished, so that ``fit`` refuses to go
+    on with it.
+
     Args:
         runs: what there should be.
         train: the pictures to learn from.
@@ -105,7 +115,8 @@ def train_missing(
         jobs: runs at a time, each in a process of its own with its share of the threads.
         make: the untrained network of a run's settings.
     """
-    missing = [run for run in runs if not run.is_finished()]
+    sha256 = {"train": train.sha256(), "val": val.sha256()}
+    missing = [run for run in runs if not run.is_finished(sha256)]
     if len(missing) < len(runs):
         logger.info("%d of %d runs are there already", len(runs) - len(missing), len(runs))
     if jobs > 1 and len(missing) > 1:
