@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from mask_files import write_folder
 
 from colorseg.cli import main
 from colorseg.data import load
@@ -79,6 +80,17 @@ def test_segmentation_by_two_losses(report):
         assert 0 < float(row["colorseg: best mIoU"]) < 1
         assert 0 <= float(row["course's score then"]) <= float(row["colorseg: best mIoU"])
     assert ce["validation loss"] != iou["validation loss"]
+
+
+def test_masks_of_three_classes(tmp_path):
+    folder = write_folder(tmp_path / "garden", classes=3)
+    (folder / "classes.txt").write_text("ground\nleaf\nflower\n")
+    arguments = ["--data", "sample", "--quick", "--no-plain", "--segment", str(folder)]
+    assert main(["reproduce", *arguments, "--out", str(tmp_path / "report")]) == 0
+    ce, _, constant = rows(tmp_path / "report" / "tables" / "segmentation.csv")
+    assert 0 < float(ce["colorseg: best mIoU"]) < 1
+    assert ce["course's score then"] == constant["course's score then"] == ""  # of two classes
+    assert constant["loss"] == "(all ground)"
 
 
 def test_super_resolution(tmp_path):
@@ -244,13 +256,15 @@ def test_other_files_are_left_alone(tmp_path, capsys):
     [
         (["--preset", "worst"], "there is no preset 'worst'; choose one of course-2021, lightning"),
         (["--data", "no-such-file.npz"], "there is no no-such-file.npz; a source is 'sample'"),
+        (["--segment", "no-such-folder"], "there is no folder no-such-folder; a source is 'sce"),
         (["--jobs", "0"], "jobs must be at least 1, got 0"),
         (["--device", "tpu"], "device must be a device of torch"),
     ],
 )
 def test_mistakes_get_a_sentence(arguments, message, tmp_path, capsys):
     out = tmp_path / "report"
-    assert main(["reproduce", "--data", "sample", "--out", str(out), *arguments]) == 2
+    command = ["reproduce", "--data", "sample", "--quick", "--out", str(out), *arguments]
+    assert main(command) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
 

@@ -17,7 +17,7 @@ from colorseg.report.folder import check_folder, claim
 from colorseg.report.published import bands_of
 from colorseg.report.runs import check_jobs, runs_of, train_missing
 from colorseg.report.sections import build_sections
-from colorseg.report.segmentation import segmentation_of, segmentation_sections
+from colorseg.report.segmentation import load_masks, segmentation_of, segmentation_sections
 from colorseg.report.super_resolution import super_resolution_sections
 from colorseg.training import Config
 from colorseg.training.task import usable_device
@@ -73,13 +73,14 @@ def reproduce(
     source = source_of(data)
     chosen = settings_of(preset, quick)
     base = Config(data=source, device=device, download=download, task=task, **chosen)
-    masks = segmentation_of(data, segment) if task == "colorize" else "none"
+    part_2 = segmentation_of(data, segment) if task == "colorize" else "none"
     folder = Path(out)
     usable_device(device)
     train, val = load(source, classes=base.classes, download=download)
+    masks = () if part_2 == "none" else load_masks(part_2, quick, download)
     settings = {
-        "data": source, "preset": preset, "quick": quick, "task": task, "segment": masks,
-        "sha256": short_hashes(train, val),
+        "data": source, "preset": preset, "quick": quick, "task": task, "segment": part_2,
+        "sha256": short_hashes(train, val, *masks),
     }  # fmt: skip
     outdated = check_folder(folder, settings, force)
     claim(folder, settings, outdated)
@@ -92,11 +93,10 @@ def reproduce(
     else:
         bands = {} if quick else bands_of(train.sha256(), source, base.epochs)
         sections += build_sections(runs, bands, folder, _lossless(source))
-        if masks != "none":
+        if masks:
             sections += segmentation_sections(
-                masks, folder, seed=base.seed, device=device, quick=quick, download=download,
-                jobs=jobs,
-            )  # fmt: skip
+                part_2, *masks, folder, seed=base.seed, device=device, quick=quick, jobs=jobs
+            )
     save_pages(f"{TITLES_OF_TASKS[task]}: the report, reproduced", sections, folder)
     logger.info("wrote %s", folder / "index.html")
     return folder / "index.html"
