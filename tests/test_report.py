@@ -39,7 +39,7 @@ def test_the_tables(report):
     networks = rows(report / "tables" / "networks.csv")
     assert [row["network"] for row in networks] == [*published.TITLES.values()]
     for row in networks:
-        assert row["band"] == "none for these data"
+        assert row["band"] == "none for these data and settings"
         assert abs(float(row["difference of losses"])) < 0.01  # from plain torch
     sizes = {(r["network"], r["image"]): r for r in rows(report / "tables" / "sizes.csv")}
     for network in published.TITLES.values():
@@ -283,11 +283,14 @@ def test_presets_are_settings(preset):
 
 
 def test_bands():
-    horses = published.bands_of("3635b9b7" + 56 * "0", "horses.npz", 25)
+    copy = "3635b9b7" + 56 * "0"
+    horses = published.bands_of(copy, "horses.npz", "course-2021", 25)
     assert 1.03 in horses["unet"]
     assert 1.07 not in horses["unet"]
-    assert published.bands_of("", "cifar10", 25) is published.ORIGINAL
-    assert published.bands_of("", "sample", 25) == published.bands_of("", "cifar10", 2) == {}
+    assert published.bands_of("", "cifar10", "lightning", 25) is published.ORIGINAL
+    assert published.bands_of(copy, "horses.npz", "best", 25) == {}  # ends below them
+    assert published.bands_of("", "cifar10", "course-2021", 2) == {}
+    assert published.bands_of("", "sample", "course-2021", 25) == {}
 
 
 def test_text_is_escaped(tmp_path):

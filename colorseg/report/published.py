@@ -58,10 +58,12 @@ JPEG_COPY = {
 # first digits of the sha256 of the training pictures
 BANDS = {"3635b9b7": JPEG_COPY}
 EPOCHS = 25  # after which the bands hold
+# presets with the public runs' learning rate and batch size; another recipe ends elsewhere
+PUBLISHED = ("course-2021", "lightning", "clean")
 
 
-def bands_of(sha256: str, source: str, epochs: int) -> dict[str, Band]:
-    """The bands that hold for these training pictures; none for others."""
-    if epochs != EPOCHS:
+def bands_of(sha256: str, source: str, preset: str, epochs: int) -> dict[str, Band]:
+    """The bands that hold for these training pictures and this preset; none for others."""
+    if epochs != EPOCHS or preset not in PUBLISHED:
         return {}
     return ORIGINAL if source == "cifar10" else BANDS.get(sha256[:8], {})

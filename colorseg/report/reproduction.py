@@ -91,7 +91,7 @@ def reproduce(
         by_name = {run.name: run for run in runs}
         sections += super_resolution_sections(by_name, val, folder)
     else:
-        bands = {} if quick else bands_of(train.sha256(), source, base.epochs)
+        bands = {} if quick else bands_of(train.sha256(), source, preset, base.epochs)
         sections += build_sections(runs, bands, folder, _lossless(source))
         if masks:
             sections += segmentation_sections(

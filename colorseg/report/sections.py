@@ -67,7 +67,7 @@ def _networks(
             _result(last),
             _result(plain.epochs[-1]) if plain else "not trained",
             f"{last.val_loss - plain.epochs[-1].val_loss:+.4f}" if plain else "",
-            str(band) if band else "none for these data",
+            str(band) if band else "none for these data and settings",
             "" if band is None else "yes" if last.val_loss in band else "no",
             *([] if lossless is None else [_measured(runs[network], lossless)]),
         ])  # fmt: skip
