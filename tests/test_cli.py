@@ -107,10 +107,12 @@ def test_training_command_refuses_unknown_flags(capsys):
     assert "usage:" in capsys.readouterr().err
 
 
-def test_training_command_ends_with_130_after_ctrl_c(tmp_path, monkeypatch):
+def test_training_command_ends_with_130_after_ctrl_c(tmp_path, monkeypatch, caplog):
     def interrupted(_):
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("colorseg.training.run.Run.epoch", interrupted)
     assert train("unet", ["--num-filters", "2"]) == 130
+    assert "0 of 25 epochs are in runs/unet" in caplog.text
+    assert "continue with --resume" in caplog.text

@@ -155,6 +155,17 @@ def test_an_interrupted_report_goes_on(jobs, tmp_path):
     assert (tmp_path / "report" / "index.html").exists()
 
 
+def test_an_interrupted_report_says_how_it_goes_on(tmp_path, monkeypatch, caplog, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("colorseg.training.run.Run.epoch", interrupted)
+    assert main(["reproduce", "--data", "sample", "--quick", "--out", str(tmp_path / "r")]) == 130
+    assert "0 of 1 epochs are in" in caplog.text
+    assert "--resume" not in caplog.text  # which this command does not have
+    assert "the same command goes on from here" in capsys.readouterr().err
+
+
 def test_workers_end_with_their_parent(tmp_path):
     arguments = ["reproduce", "--data", "sample", "--quick", "--segment", "none", "--jobs", "2"]
     command = [sys.executable, "-P", "-m", "colorseg.cli", *arguments]
@@ -257,6 +268,7 @@ def test_other_files_are_left_alone(tmp_path, capsys):
         (["--preset", "worst"], "there is no preset 'worst'; choose one of course-2021, lightning"),
         (["--data", "no-such-file.npz"], "there is no no-such-file.npz; a source is 'sample'"),
         (["--segment", "no-such-folder"], "there is no folder no-such-folder; a source is 'sce"),
+        (["--experiments", "--segment", "none", "--no-plain"], "leave out --no-plain, --segment"),
         (["--jobs", "0"], "jobs must be at least 1, got 0"),
         (["--device", "tpu"], "device must be a device of torch"),
     ],

@@ -145,7 +145,11 @@ def _fit(config: Config) -> History:
         short_side=config.short_side,
         download=config.download,
     )
-    return fit(new_network(config), train, val, config)
+    try:
+        return fit(new_network(config), train, val, config)
+    except KeyboardInterrupt:
+        logger.warning("continue with --resume")  # other commands that call fit have no such flag
+        raise
 
 
 def _config(network: str, options: dict[str, Any]) -> Config:

@@ -87,8 +87,7 @@ def fit(model: nn.Module, train: Any, val: Any, config: RunConfig) -> History:
         run.finish()
     except KeyboardInterrupt:
         logger.warning(
-            "interrupted; %d of %d epochs are in %s, continue with --resume",
-            *(len(run.history), config.epochs, out),
+            "interrupted; %d of %d epochs are in %s", len(run.history), config.epochs, out
         )
         raise
     return run.history
