@@ -7,6 +7,7 @@ import pytest
 from colorseg.cli import main
 from colorseg.report import RECIPES, experiments
 from colorseg.report.experiments import EVERY_NETWORK, verdict
+from colorseg.report.folder import RECORD, WRITTEN
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,12 @@ def test_tables_have_every_recipe(folder):
             low, high = map(float, row["of the seeds"].split(" to "))
             assert low <= float(row["validation loss, mean"]) <= high
     assert (folder / "figures" / "recipes-unet.png").stat().st_size > 1000
+
+
+def test_all_files_are_known_to_force(folder):
+    files = {path for path in folder.rglob("*") if path.is_file()}
+    runs, record = {*(folder / "runs").rglob("*")}, folder / RECORD
+    assert files - runs - {record} == {path for name in WRITTEN for path in folder.glob(name)}
 
 
 def test_what_is_finished_is_kept(folder, monkeypatch):

@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from mask_files import write_folder
 
 from colorseg.cli import main
 from colorseg.data import load
+from colorseg.models import NETWORKS
 from colorseg.report import PRESETS, published, reproduce
 from colorseg.report.document import Section, Table, save_pages
 from colorseg.report.runs import Run, train_missing
@@ -220,6 +222,18 @@ def test_settings_of_another_report(report):
     ):
         reproduce("sample", "clean", report, quick=True)
     assert json.loads((report / "report.json").read_text())["preset"] == "course-2021"
+
+
+def test_force_clears_what_the_old_report_wrote(report, tmp_path):
+    arguments = ["--data", "sample", "--quick", "--force", "--task", "super-resolution"]
+    folder = tmp_path / "report"
+    shutil.copytree(report, folder)
+    mine = folder / "tables" / "mine.csv"
+    mine.write_text("a, b")
+    assert main(["reproduce", *arguments, "--out", str(folder)]) == 0
+    assert {p.name for p in (folder / "tables").iterdir()} == {"super-resolution.csv", mine.name}
+    assert {p.name for p in (folder / "figures").iterdir()} == {"networks.png", "networks.svg"}
+    assert {p.name for p in (folder / "runs").iterdir()} == {*NETWORKS}
 
 
 def test_other_masks_are_other_settings(report):
