@@ -25,7 +25,7 @@ def parse() -> argparse.Namespace:
     add("--mode", default="clean", choices=["clean", "course"], help="how masks are read")
     add("--image-size", type=int, default=96, help="height and width; the course has 224")
     add("--backbone", default="resnet18", help="resnet18, resnet34, resnet50 or resnet101")
-    add("--output-stride", type=int, default=16, help="8 is finer and slower")
+    add("--output-stride", type=int, help="8 is finer and slower (default: the weights', else 16)")
     add("--weights", help="coco, or a file; random if not given")
     add("--head-only", action="store_true", help="freeze all but the last layer")
     add("--drift", action="store_true", help="as in the course, frozen batch norm goes on counting")
@@ -55,7 +55,6 @@ def settings(options: argparse.Namespace) -> SegmentationConfig:
     )
     return SegmentationConfig(
         **{name: getattr(options, name) for name in shared},
-        network=f"deeplabv3 {options.backbone}, stride {options.output_stride}",
         augment=not (options.no_augment or options.head_only),
         out=options.out or numbered_out("runs/deeplab", options.resume),
     )
@@ -66,12 +65,15 @@ def train(options: argparse.Namespace, shared: SegmentationConfig) -> None:
     train, val = load_segmentation(
         shared.data, image_size=options.image_size, mode=shared.mode, download=shared.download
     )
-    size = {"backbone": options.backbone, "output_stride": options.output_stride}
+    stride = options.output_stride or (None if options.weights else 16)
     histories, measured = {}, {}
     for loss in ("ce", "iou") if options.loss == "both" else (options.loss,):
-        config = replace(shared, loss=loss, out=f"{shared.out}/{loss}")
-        seed_everything(config.seed)
-        model = deeplabv3(num_classes=len(train.classes), weights=options.weights, **size)
+        seed_everything(shared.seed)
+        model = deeplabv3(
+            options.backbone, len(train.classes), output_stride=stride, weights=options.weights
+        )
+        network = f"deeplabv3 {options.backbone}, stride {model.output_stride}"
+        config = replace(shared, network=network, loss=loss, out=f"{shared.out}/{loss}")
         if options.head_only:
             statistics = "drift" if options.drift else "frozen"
             colorseg.freeze(model, except_=("classifier.4",), batch_norm=statistics)

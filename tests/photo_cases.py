@@ -15,9 +15,9 @@ def noise(height=90, width=130, channels=3):
     return values if channels > 1 else values[..., 0]
 
 
-def save_segmenter(path: Path) -> Path:
+def save_segmenter(path: Path, output_stride: int = 8) -> Path:
     """The weights file of a small network with a background and a flower."""
     torch.manual_seed(0)
     task = SegmentationTask(load_scenes(32, 2, 2)[0], torch.device("cpu"))
-    task.save(deeplabv3("resnet18", 2, output_stride=16), path)
+    task.save(deeplabv3("resnet18", 2, output_stride=output_stride), path)
     return path

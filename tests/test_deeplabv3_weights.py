@@ -102,6 +102,24 @@ def test_weights_without_a_second_head(trained, tmp_path):
         models.deeplabv3("resnet18", 5, aux=True, weights=path)
 
 
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_a_file_fixes_the_output_stride(output_stride, tmp_path):
+    path = tmp_path / "net.safetensors"
+    models.save_weights(models.deeplabv3("resnet18", 2, output_stride=output_stride), path)
+    for given in (None, output_stride):
+        model = models.deeplabv3("resnet18", 2, output_stride=given, weights=path)
+        assert model.output_stride == output_stride
+    with pytest.raises(ValueError, match=rf"output_stride={output_stride}, but .*; leave it out"):
+        models.deeplabv3("resnet18", 2, output_stride=24 - output_stride, weights=path)
+
+
+def test_a_state_dict_leaves_the_output_stride_open(trained, tmp_path):
+    torch.save(trained.state_dict(), tmp_path / "net.pth")
+    for given, stride in ((None, 8), (8, 8), (16, 16)):
+        model = models.deeplabv3("resnet18", 5, output_stride=given, weights=tmp_path / "net.pth")
+        assert model.output_stride == stride
+
+
 def test_no_such_file():
     with pytest.raises(FileNotFoundError, match=r"there is no weights file nowhere\.pth"):
         models.deeplabv3("resnet18", weights="nowhere.pth")

@@ -278,15 +278,23 @@ def test_load_network_mistakes(tmp_path):
         load_network(tmp_path / "x.safetensors")
 
 
-def test_load_segmenter(tmp_path):
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_load_segmenter(output_stride, tmp_path):
     from colorseg.data.scenes import load_scenes
     from colorseg.training.segmentation import SegmentationTask
 
-    model = deeplabv3("resnet18", 2, output_stride=16).eval()
+    model = deeplabv3("resnet18", 2, output_stride=output_stride).eval()
     task = SegmentationTask(load_scenes(32, 2, 2)[0], torch.device("cpu"))
     task.save(model, tmp_path / "x.safetensors")
     loaded, x = load_segmenter(tmp_path / "x.safetensors"), torch.rand(1, 3, 64, 64)
-    assert loaded.classes == task.data.classes
-    assert loaded.output_stride == 16
-    with torch.no_grad():
-        assert torch.equal(loaded(x)["out"], model(x)["out"])
+    save_weights(loaded, tmp_path / "y.safetensors")  # keeps what the file says
+    for segmenter in (loaded, load_segmenter(tmp_path / "y.safetensors")):
+        assert segmenter.classes == task.data.classes
+        assert segmenter.output_stride == output_stride
+        with torch.no_grad():
+            assert torch.equal(segmenter(x)["out"], model(x)["out"])
+
+
+def test_a_segmenter_of_a_plain_state_dict_has_the_stride_of_published_ones(tmp_path):
+    torch.save(deeplabv3("resnet18", 2).state_dict(), tmp_path / "x.pth")
+    assert load_segmenter(tmp_path / "x.pth").output_stride == 8

@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from colorseg.models.pretrained import backbone_of, load_pretrained
+from colorseg.models.pretrained import backbone_of, load_pretrained, read_pretrained
 from colorseg.models.resnet import RESNETS, Backbone
-from colorseg.models.weights import load_weights, metadata_of
+from colorseg.models.weights import StoredWeights, load_weights, metadata_of
 from colorseg.nn import fuse
 from colorseg.ops._registration import memory_format
 
 RATES = {8: (12, 24, 36), 16: (6, 12, 18)}  # of the dilated branches, by output stride
+PUBLISHED_STRIDE = 8  # of torchvision's files, which do not say so
 CHANNELS = 256  # of every branch
 
 
@@ -23,7 +24,7 @@ def deeplabv3(
     backbone: str = "resnet50",
     num_classes: int = 21,
     *,
-    output_stride: int = 8,
+    output_stride: int | None = None,
     aux: bool = False,
     weights: str | Path | None = None,
 ) -> "DeepLabV3":
@@ -36,7 +37,8 @@ def deeplabv3(
     Args:
         backbone: "resnet18", "resnet34", "resnet50" or "resnet101".
         num_classes: channels of the result.
-        output_stride: 8 (rates 12, 24, 36) or 16 (rates 6, 12, 18).
+        output_stride: 8 (rates 12, 24, 36) or 16 (rates 6, 12, 18); None for that of the weights,
+            8 where they do not say.
         aux: whether there is a second head, on layer3, whose logits help to train.
         weights: None for random ones; "coco" for torchvision's, trained on COCO with the 21 classes
             of Pascal VOC (resnet50 and resnet101; 160 and 233 MB are downloaded once, with
@@ -52,16 +54,33 @@ def deeplabv3(
     """
     if backbone not in RESNETS:
         raise ValueError(f"backbone must be one of {', '.join(RESNETS)}, got {backbone!r}")
-    if output_stride not in RATES:
+    if output_stride is not None and output_stride not in RATES:
         raise ValueError(f"output_stride must be 8 or 16, got {output_stride!r}")
     if not isinstance(num_classes, int) or num_classes < 1:
         raise ValueError(f"num_classes must be a positive int, got {num_classes!r}")
-    model = DeepLabV3(backbone, num_classes, output_stride, aux)
-    if weights is not None:
-        load_pretrained(model, weights, backbone)
+    stored = None if weights is None else read_pretrained(weights, backbone)
+    stride = _chosen_stride(output_stride, stored)
+    model = DeepLabV3(backbone, num_classes, stride, aux)
+    if stored is not None:
+        load_pretrained(model, stored)
     # the fused backbone runs in this layout, and need not convert the weights at every step
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return fuse(model)
+
+
+def _chosen_stride(given: int | None, stored: StoredWeights | None) -> int:
+    """That of the weights' file, if it says so: their dilations would not fit another."""
+    if stored is None or stored.output_stride is None:
+        return given or PUBLISHED_STRIDE
+    fixed = stored.output_stride
+    if fixed not in RATES:
+        raise ValueError(f"{stored.path} names output_stride={fixed}, which is neither 8 nor 16")
+    if given not in (None, fixed):
+        raise ValueError(
+            f"{stored.path} holds weights for output_stride={fixed}, but output_stride={given} was "
+            "passed; leave it out"
+        )
+    return fixed
 
 
 def segments(weights: str | Path) -> bool:
@@ -81,10 +100,9 @@ def load_segmenter(weights: str | Path) -> "DeepLabV3":
     stored = load_weights(weights, "DeepLabV3")
     facts = metadata_of(weights)
     backbone = backbone_of(stored)
-    stride = int(facts.get("output_stride", 16))
     classes = len(stored.tensors["classifier.4.bias"])
     aux = "aux_classifier.4.bias" in stored.tensors
-    model = deeplabv3(backbone, classes, output_stride=stride, aux=aux, weights=weights).eval()
+    model = deeplabv3(backbone, classes, aux=aux, weights=weights).eval()
     if "classes" in facts:
         model.classes = tuple(json.loads(facts["classes"]))
     return model

@@ -21,17 +21,27 @@ HEADS = ("classifier", "aux_classifier")
 LAST = tuple(f"{head}.4.{name}" for head in HEADS for name in ("weight", "bias"))
 
 
-def load_pretrained(model: nn.Module, weights: str | Path, backbone: str) -> None:
-    """Copy "coco" or a file into a new DeepLabV3, but for last layers of other classes.
+def read_pretrained(weights: str | Path, backbone: str) -> StoredWeights:
+    """What "coco" or a file holds for a DeepLabV3 with that backbone.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, of another network, or keys or shapes do not fit.
+        ValueError: it is damaged, or of another network.
         OSError, ImportError: the download failed.
     """
     path = coco_file(backbone) if weights == "coco" else Path(weights)
     stored = load_weights(path, "DeepLabV3")
     check_architecture(stored, backbone)
+    return stored
+
+
+def load_pretrained(model: nn.Module, stored: StoredWeights) -> None:
+    """Copy it into a new DeepLabV3, but for last layers of other classes.
+
+    Raises:
+        ValueError: keys or shapes do not fit.
+    """
+    path = stored.path
     fitting = dict(stored.tensors)
     own = model.state_dict()
     if "aux_classifier.4.weight" not in own:

@@ -1,6 +1,7 @@
 """Weight files: safetensors whose metadata names the network and palette; state dicts are read."""
 
 import json
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ ARGUMENTS = ("kernel", "num_filters", "num_colors", "num_in_channels")
 
 
 class StoredWeights:
-    """The content of a weights file: tensors, and palette, grey and dilation if they are named."""
+    """The content of a weights file: tensors, and what else it names."""
 
     def __init__(
         self,
@@ -29,9 +30,10 @@ class StoredWeights:
         palette: Palette | None = None,
         grey: str = "mean",
         dilation: int = 1,
+        output_stride: int | None = None,
     ) -> None:
         self.path, self.tensors, self.palette, self.grey = path, tensors, palette, grey
-        self.dilation = dilation
+        self.dilation, self.output_stride = dilation, output_stride
 
     def check_arguments(self, given: dict[str, Any]) -> dict[str, int]:
         """The network's arguments as the file has them; ValueError if ``given`` contradicts."""
@@ -90,7 +92,11 @@ def _check_palette(palette: Palette, num_colors: int, path: Path) -> None:
 
 
 def save_weights(
-    model: nn.Module, path: str | Path, palette: Palette | None = None, grey: str | None = None
+    model: nn.Module,
+    path: str | Path,
+    palette: Palette | None = None,
+    grey: str | None = None,
+    classes: Sequence[str] | None = None,
 ) -> None:
     """Write ``model`` to a safetensors file, at once or not at all.
 
@@ -99,6 +105,7 @@ def save_weights(
         path: of the file.
         palette: the colors its logits stand for; ``model.palette`` if None.
         grey: how input was made from RGB; ``model.grey`` if None.
+        classes: names of the classes its logits stand for; ``model.classes`` if None.
 
     Raises:
         ValueError: the palette has not one color per logit.
@@ -113,6 +120,11 @@ def save_weights(
         "grey": str(grey or getattr(model, "grey", "mean")),
         "dilation": str(getattr(model, "dilation", 1)),
     }
+    if hasattr(model, "output_stride"):
+        metadata["output_stride"] = str(model.output_stride)
+    classes = classes or getattr(model, "classes", None)
+    if isinstance(classes, list | tuple):  # other modules call other things so
+        metadata["classes"] = json.dumps(classes)
     if palette is not None:
         _check_palette(palette, getattr(model, "num_colors", len(palette)), path)
         metadata["palette"] = json.dumps({"name": palette.name, "rgb": palette.colors.tolist()})
@@ -184,6 +196,7 @@ def _load_safetensors(path: Path, network: str) -> StoredWeights:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
         dilation = int(metadata.get("dilation", 1))
+        stride = int(metadata["output_stride"]) if "output_stride" in metadata else None
         palette = None
         if "palette" in metadata:
             stored = json.loads(metadata["palette"])
@@ -192,4 +205,4 @@ def _load_safetensors(path: Path, network: str) -> StoredWeights:
         raise ValueError(f"{path} is not a readable colorseg weights file: {error}") from error
     if metadata.get("network", network) != network:
         raise ValueError(f"{path} holds weights of a {metadata['network']}, not of a {network}")
-    return StoredWeights(path, tensors, palette, metadata.get("grey", "mean"), dilation)
+    return StoredWeights(path, tensors, palette, metadata.get("grey", "mean"), dilation, stride)

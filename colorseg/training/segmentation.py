@@ -1,6 +1,5 @@
 """Images with masks as a classification task: RGB pictures in, the class of every pixel out."""
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from colorseg import ops, reference
-from colorseg._files import write_atomically
 from colorseg.data import IGNORE, Augmentation, SegmentationSet, normalize
+from colorseg.models import save_weights
 from colorseg.training import ranks
 from colorseg.training.features import FrozenFeatures
 from colorseg.training.history import SegmentationEpoch
@@ -118,13 +117,7 @@ class SegmentationTask:
 
     def save(self, model: nn.Module, path: Path) -> None:
         """Weights and the names of the classes, as safetensors."""
-        from safetensors.torch import save
-
-        metadata = {"network": type(model).__name__, "classes": json.dumps(self.data.classes)}
-        if hasattr(model, "output_stride"):
-            metadata["output_stride"] = str(model.output_stride)
-        tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
-        write_atomically(path, save(tensors, metadata))
+        save_weights(model, path, classes=self.data.classes)
 
     def _inputs(self, index: Tensor) -> Tensor:
         return normalize(self._images[index])
