@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -130,6 +131,31 @@ def test_reference_and_fused_runs_agree(name, tmp_path):
     assert fused.best.train_loss == pytest.approx(plain.best.train_loss, abs=2e-4)
     assert fused.best.val_loss == pytest.approx(plain.best.val_loss, abs=2e-3)
     assert fused.best.val_accuracy == pytest.approx(plain.best.val_accuracy, abs=0.01)
+
+
+class Tied(nn.Module):
+    """Two convolutions with one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3, padding=1)
+        self.second.weight = self.first.weight
+        self.head = nn.Conv2d(1, 24, 1)
+
+    def forward(self, x):
+        return self.head(self.second(self.first(x)))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_shared_weights_and_compiled_networks_train_and_resume(compiled, tmp_path):
+    model = Tied()
+    config = Config(network="own", out=tmp_path, **SMALL)
+    fit(torch.compile(model, backend="eager") if compiled else model, TRAIN, VAL, config)
+    stored = load_file(tmp_path / "model.safetensors")
+    assert stored.keys() == model.state_dict().keys()
+    assert torch.equal(stored["second.weight"], model.first.weight)
+    more = dataclasses.replace(config, resume=True, epochs=3)
+    assert len(fit(Tied(), TRAIN, VAL, more)) == 3
 
 
 def test_a_network_of_your_own(tmp_path):

@@ -6,6 +6,7 @@ import os
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 import colorseg
 from colorseg.models import NETWORKS, ConvTransposeNet, PoolUpsampleNet, UNet, save_weights
@@ -77,6 +78,31 @@ def test_dilation_stays_with_the_network(network, tmp_path):
     assert loaded(x).shape == (1, 3, 12, 16)
     with pytest.raises(ValueError, match=r"weights for dilation=2, but dilation=1 was passed"):
         network(weights=path, dilation=1)
+
+
+def test_a_compiled_network_is_saved_as_the_network(tmp_path):
+    model = small()
+    save_weights(torch.compile(model), tmp_path / "net.safetensors", PALETTE)
+    assert_same_weights(UNet(weights=tmp_path / "net.safetensors"), model)
+
+
+@pytest.mark.parametrize("within", [lambda m: m, torch.nn.Sequential], ids=["alone", "within"])
+def test_an_optimized_network_is_refused(within, tmp_path):
+    model = within(colorseg.optimize_for_inference(UNet(num_filters=4)))
+    with pytest.raises(
+        ValueError, match=r"cannot save a model optimised .*; save the model it was"
+    ):
+        save_weights(model, tmp_path / "net.safetensors")
+    assert not any(tmp_path.iterdir())
+
+
+def test_shared_weights_are_saved_under_all_their_names(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    save_weights(model, tmp_path / "net.safetensors")
+    stored = load_file(tmp_path / "net.safetensors")
+    assert torch.equal(stored["0.weight"], model[0].weight)
+    assert torch.equal(stored["1.weight"], model[0].weight)
 
 
 def test_plain_state_dict(tmp_path):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from colorseg._files import load_torch, write_atomically
+from colorseg.nn.optimized import require_original
 from colorseg.palette import Palette
 
 # names of weights that come with the package and their networks, see weights/README.md
@@ -101,19 +102,22 @@ def save_weights(
     """Write ``model`` to a safetensors file, at once or not at all.
 
     Args:
-        model: one of the networks, or any other module.
+        model: one of the networks, or any other module; of one that ``torch.compile`` returned,
+            the module inside.
         path: of the file.
         palette: the colors its logits stand for; ``model.palette`` if None.
         grey: how input was made from RGB; ``model.grey`` if None.
         classes: names of the classes its logits stand for; ``model.classes`` if None.
 
     Raises:
-        ValueError: the palette has not one color per logit.
+        ValueError: the palette has not one color per logit; the model is one optimised for
+            inference.
         OSError: the file cannot be written; what was there before is still there.
     """
     from safetensors.torch import save
 
-    path = Path(path)
+    path, model = Path(path), uncompiled(model)
+    require_original(model, "save")
     palette = palette or getattr(model, "palette", None)
     metadata = {
         "network": type(model).__name__,
@@ -128,8 +132,16 @@ def save_weights(
     if palette is not None:
         _check_palette(palette, getattr(model, "num_colors", len(palette)), path)
         metadata["palette"] = json.dumps({"name": palette.name, "rgb": palette.colors.tolist()})
-    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+    # clones, because safetensors refuses tensors that share memory, as tied weights do
+    layout = torch.contiguous_format
+    tensors = {k: v.clone(memory_format=layout) for k, v in model.state_dict().items()}
     write_atomically(path, save(tensors, metadata))
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module inside of one that ``torch.compile`` returned; others as they are."""
+    inside: nn.Module = getattr(model, "_orig_mod", model)
+    return inside
 
 
 def load_weights(path: str | Path, network: str) -> StoredWeights:

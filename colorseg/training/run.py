@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from colorseg._files import write_atomically
+from colorseg.models.weights import uncompiled
 from colorseg.training import checkpoint, ranks
 from colorseg.training.board import Board
 from colorseg.training.config import RunConfig
@@ -33,6 +34,7 @@ class Run:
         self, model: nn.Module, train: Task, val: Task, config: RunConfig, out: Path
     ) -> None:
         self.model, self.train, self.val, self.config, self.out = model, train, val, config, out
+        self._original = uncompiled(model)  # whose names the files have
         self.optimizer, graphed = _optimizer(model, train, config)
         _batches(torch.arange(len(train)), config.batch_size, train)  # for its check
         data = ", ".join(f"{task.name} {task.sha256()[:12]}" for task in (train, val))
@@ -40,7 +42,9 @@ class Run:
         ranks.require_same(data, "pictures")
         last = out / "last.pt"  # the first rank's file: others may be machines without it
         state = ranks.from_first(lambda: checkpoint.read_checkpoint(last, self.identity))
-        self.history = checkpoint.restore_checkpoint(state, last, model, self.optimizer, train.row)
+        self.history = checkpoint.restore_checkpoint(
+            state, last, self._original, self.optimizer, train.row
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = _rate(config, train.device, graphed)
         self.board: Board | None = None
@@ -79,7 +83,7 @@ class Run:
         from safetensors.torch import load
 
         best = ranks.from_first((self.out / "best.safetensors").read_bytes)
-        self.model.load_state_dict(load(best))
+        self._original.load_state_dict(load(best))
         if not ranks.is_first():
             return
         self.history.save_csv(self.out / "metrics.csv")
@@ -137,7 +141,7 @@ class Run:
         if not self.history.epochs or row.score > self.history.best.score:
             self.train.save(self.model, self.out / "best.safetensors")
         checkpoint.save_checkpoint(
-            self.out / "last.pt", self.model, self.optimizer, history, self.identity
+            self.out / "last.pt", self._original, self.optimizer, history, self.identity
         )
         self.history = history
         history.save_csv(self.out / "metrics.csv")
