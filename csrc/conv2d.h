@@ -94,6 +94,9 @@ inline ConvShape check_conv2d(const Tensor& x, const Tensor& weight, const Optio
   s.out_channels = o.transposed ? weight.size(1) * o.groups : weight.size(0);
   COLORSEG_CHECK(channels % o.groups == 0 && s.out_channels % o.groups == 0, "groups=", o.groups,
                  " must divide the ", channels, " input and ", s.out_channels, " output channels");
+  COLORSEG_CHECK(channels > 0 && s.out_channels > 0,
+                 "a convolution needs channels to read and to write, got ", channels, " and ",
+                 s.out_channels);
   if (bias) {
     check_kind("bias", *bias);
     COLORSEG_CHECK(bias->dim() == 1 && bias->size(0) == s.out_channels, "bias must have shape (",

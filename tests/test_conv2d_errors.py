@@ -75,3 +75,13 @@ def test_vmap_is_a_loop():
     x, weight = torch.randn(3, 1, 2, 4, 4), torch.randn(2, 2, 3, 3)
     batched = torch.vmap(lambda image: ops.conv2d(image, weight))(x)
     assert_close(batched, torch.stack([ops.conv2d(image, weight) for image in x]))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("channels", "out"), [(0, 2), (2, 0)])
+def test_no_channels(channels, out, transposed):
+    """For which torch gives results of another shape, or none."""
+    shape = (channels, out) if transposed else (out, channels)
+    message = f"needs channels to read and to write, got {channels} and {out}"
+    with pytest.raises(RuntimeError, match=message):
+        ops.conv2d(torch.ones(3, channels, 5, 4), torch.ones(*shape, 3, 3), transposed=transposed)

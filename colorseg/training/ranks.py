@@ -194,8 +194,7 @@ def parallel(model: nn.Module, sync_bn: bool) -> nn.Module:
     """
     if count() == 1:
         return model
-    # synchronised statistics are alike without being sent around
-    wrapped = nn.parallel.DistributedDataParallel(model, broadcast_buffers=not sync_bn)
+    wrapped = nn.parallel.DistributedDataParallel(model)
     if sync_bn:  # afterwards: DistributedDataParallel knows none of ours for the CPU
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return wrapped

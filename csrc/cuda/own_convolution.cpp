@@ -143,8 +143,7 @@ Tensor run_weight_gradient(const OwnConvolution& own, const Tensor& grad, Stream
 }
 
 bool has_own_channels(const ConvShape& s) {
-  return std::min(s.in_channels, s.out_channels) > 0 &&
-         std::max(s.in_channels + s.skip_channels, s.out_channels) <= kMostChannels;
+  return std::max(s.in_channels + s.skip_channels, s.out_channels) <= kMostChannels;
 }
 
 bool has_own_kernels(const OwnConvolution& own) {

@@ -171,12 +171,3 @@ def test_max_pool_of_a_result_in_phases(training, relu):
         results[-1] += (alone,)
     for got, want in zip(*results, strict=True):
         assert_close(got, want, torch.float32)
-
-
-@pytest.mark.cpu_only
-@pytest.mark.parametrize(("channels", "out"), [(2, 0), (0, 2)])
-def test_no_channels_are_left_to_aten(channels, out):
-    """Which refuses them: the library's own would divide by their number."""
-    x = torch.randn(3, channels, 5, 4).contiguous(memory_format=torch.channels_last)
-    with pytest.raises(RuntimeError, match="aten::convolution"):
-        ops.conv2d(x, torch.ones(channels, out, 3, 3), transposed=True)

@@ -31,8 +31,8 @@ bool are_aligned(std::initializer_list<const void*> pointers) {
 template <typename T>
 bool has_vectors(const PixelMap& map, std::initializer_list<const void*> pointers) {
   constexpr int kCount = Vector<T>::kCount;
-  return are_aligned<T>(pointers) && map.channels_last && map.channels > 0 &&
-         map.channels % kCount == 0 && map.channels <= int64_t(kSweepThreads) * kCount;
+  return are_aligned<T>(pointers) && map.channels_last && map.channels % kCount == 0 &&
+         map.channels <= int64_t(kSweepThreads) * kCount;
 }
 
 template <typename T>
