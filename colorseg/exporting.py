@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from colorseg._files import write_atomically
+from colorseg.models.color import ColorNetwork
 from colorseg.nn import unfuse
+from colorseg.nn.optimized import require_original
 
 SUFFIXES = (".onnx", ".pt2")
-MULTIPLE = {1: 4, 3: 1}  # of height and width, by input channels: the color networks halve twice
+MULTIPLE = 4  # of height and width, for the color networks, which halve them twice
 CHECKED = ((2, 32, 48), (1, 64, 40))  # batch, height and width that results are compared at
 ALLOWED = 1e-4  # largest difference of logits, relative to the largest logit
 
@@ -36,16 +38,29 @@ def export(model: nn.Module, path: str | Path, *, check: bool = True) -> None:
             torch, before it is written.
 
     Raises:
-        ValueError: another suffix; the results differ.
+        ValueError: another suffix; the model is one optimised for inference; torch cannot follow
+            it; the results differ.
         ImportError: for ONNX, the packages of ``colorseg[export]`` are missing.
         OSError: the file cannot be written.
     """
     target = Path(path)
     if target.suffix not in SUFFIXES:
         raise ValueError(f"{target} must end in {' or '.join(SUFFIXES)}")
+    require_original(model, "export")
     plain = Logits(unfuse(copy.deepcopy(model)).eval().cpu().float())
     channels = getattr(model, "num_in_channels", 3)
-    content = (_onnx if target.suffix == ".onnx" else _program)(plain, channels, _metadata(model))
+    example, dynamic = _dynamic(channels, MULTIPLE if isinstance(model, ColorNetwork) else 1)
+    write = _onnx if target.suffix == ".onnx" else _program
+    try:
+        content = write(plain, example, dynamic, _metadata(model))
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # of many kinds, which torch's exporters do not name
+        cause = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
+        raise ValueError(
+            f"torch cannot export this {type(model).__name__} for images of any size: {cause}; "
+            "torch.export.export with sizes of its own may"
+        ) from error
     if check:
         _compare(plain, channels, content, target)
     write_atomically(target, content)
@@ -77,9 +92,8 @@ def _metadata(model: nn.Module) -> dict[str, str]:
     return facts
 
 
-def _dynamic(channels: int) -> tuple[Tensor, dict[str, Any]]:
-    """An example and which of its sizes may change."""
-    multiple = MULTIPLE.get(channels, 4)
+def _dynamic(channels: int, multiple: int) -> tuple[Tensor, dict[str, Any]]:
+    """An example and which of its sizes may change, in steps of ``multiple``."""
     sizes = {
         axis: multiple * torch.export.Dim(name, min=1, max=4096)
         if multiple > 1
@@ -90,8 +104,9 @@ def _dynamic(channels: int) -> tuple[Tensor, dict[str, Any]]:
     return torch.rand(2, channels, 64, 96), {"image": {0: batch, **sizes}}
 
 
-def _program(plain: nn.Module, channels: int, metadata: dict[str, str]) -> bytes:
-    example, dynamic = _dynamic(channels)
+def _program(
+    plain: nn.Module, example: Tensor, dynamic: dict[str, Any], metadata: dict[str, str]
+) -> bytes:
     content = io.BytesIO()
     with quietly():
         program = torch.export.export(plain, (example,), dynamic_shapes=dynamic)
@@ -99,10 +114,11 @@ def _program(plain: nn.Module, channels: int, metadata: dict[str, str]) -> bytes
     return content.getvalue()
 
 
-def _onnx(plain: nn.Module, channels: int, metadata: dict[str, str]) -> bytes:
+def _onnx(
+    plain: nn.Module, example: Tensor, dynamic: dict[str, Any], metadata: dict[str, str]
+) -> bytes:
     for name in ("onnx", "onnxscript"):
         _package(name)
-    example, dynamic = _dynamic(channels)
     with quietly():
         program = torch.onnx.export(
             plain, (example,), dynamo=True, verbose=False, dynamic_shapes=dynamic,

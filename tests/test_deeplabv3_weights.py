@@ -195,3 +195,8 @@ def test_a_loaded_network_computes_the_same(trained, file):
     x = torch.randn(1, 3, 20, 20)
     trained.eval()
     assert_close(model(x)["out"], trained(x)["out"])
+
+
+def test_a_name_that_is_not_there():
+    with pytest.raises(FileNotFoundError, match="no weights file imagenet; .* the names coco$"):
+        models.deeplabv3("resnet18", weights="imagenet")

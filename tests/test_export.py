@@ -81,7 +81,9 @@ def test_a_program_needs_no_colorseg(tmp_path):
 
 
 def test_what_differs_is_not_written(tmp_path, monkeypatch):
-    other = exporting._program(exporting.Logits(network().eval()), 1, {})
+    other = exporting._program(
+        exporting.Logits(network().eval()), *exporting._dynamic(1, exporting.MULTIPLE), {}
+    )
     monkeypatch.setattr(exporting, "_program", lambda *_: other)
     torch.manual_seed(1)
     model = NETWORKS["unet"](num_filters=4)
@@ -117,3 +119,27 @@ def test_torchscript_traces_of_fused_modules():
     torch.jit.save(torch.jit.trace(fused, x, check_trace=False), content)  # it checks without
     content.seek(0)
     assert_close(torch.jit.load(content)(x), plain(x))
+
+
+@pytest.mark.parametrize(("suffix", "run"), [(".onnx", run_onnx), (".pt2", run_program)])
+def test_networks_of_three_input_channels(suffix, run, tmp_path):
+    """They need sizes like all color networks, not like DeepLabV3's."""
+    model, path = network(num_in_channels=3).eval(), tmp_path / f"coarse{suffix}"
+    colorseg.export(model, path)
+    image = torch.rand(2, 3, 36, 20)
+    with torch.no_grad():
+        assert_close(run(path, image), model(image))
+
+
+def test_models_that_cannot_be_exported(tmp_path):
+    optimized = colorseg.optimize_for_inference(network())
+    with pytest.raises(ValueError, match="cannot export a model optimised for inference"):
+        colorseg.export(optimized, tmp_path / "a.pt2")
+
+    class Branching(torch.nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(ValueError, match="torch cannot export this Branching for images of any"):
+        colorseg.export(Branching(), tmp_path / "a.pt2")
+    assert not [*tmp_path.iterdir()]

@@ -42,13 +42,25 @@ def test_the_tables(report):
     assert [row["network"] for row in networks] == [*published.TITLES.values()]
     for row in networks:
         assert row["band"] == "none for these data and settings"
-        assert abs(float(row["difference of losses"])) < 0.01  # from plain torch
+        assert row["within"] == ""
+        ours, plain = (
+            float(row[f"{who}: loss, accuracy"].split(",")[0])
+            for who in ("colorseg", "plain torch")
+        )
+        assert float(row["difference of losses"]) == pytest.approx(ours - plain, abs=2e-4)
+        assert abs(ours - plain) < 0.01
     sizes = {(r["network"], r["image"]): r for r in rows(report / "tables" / "sizes.csv")}
     for network in published.TITLES.values():
         small, large = (sizes[network, image] for image in ("32 x 32", "64 x 64"))
         for column, factor in (("weights", 1), ("outputs of convolutions", 4), ("connections", 4)):
             values = [int(row[column].replace(",", "")) for row in (small, large)]
             assert values[1] == factor * values[0]
+        for row in (small, large):
+            nominal, exact = (
+                int(row[column].replace(",", ""))
+                for column in ("connections", "without those to padding")
+            )
+            assert 0.9 * nominal < exact < nominal
     padding = {row["kernel"]: row for row in rows(report / "tables" / "padding.csv")}
     assert (padding["4"]["padding"], padding["4"]["output padding"]) == ("1", "0")
     assert (padding["5"]["padding"], padding["5"]["output padding"]) == ("2", "1")

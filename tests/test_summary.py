@@ -129,3 +129,12 @@ def test_fused_and_unfused_count_alike():
     model = ConvTransposeNet(num_filters=4)
     fused = summary(model, (1, 12, 8))
     assert summary(colorseg.unfuse(model), (1, 12, 8)) == fused
+
+
+def test_other_layers_count():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 10), nn.PReLU())
+    model.scale = nn.Parameter(torch.ones(7))
+    found = summary(model, (3, 8, 8))
+    assert found.parameters == sum(p.numel() for p in model.parameters())
+    assert found.total("others") == 1450 + 1 + 7
+    assert "= weights 108 + biases 4 + BN 0 + other layers 1,458" in str(found)

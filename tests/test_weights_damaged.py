@@ -137,3 +137,9 @@ def test_a_damaged_palette_is_refused(text, tmp_path):
     save_file(small().state_dict(), path, {"network": "UNet", "palette": text})
     with pytest.raises(ValueError, match=r"net.safetensors(: a palette| is not a readable)"):
         UNet(weights=path)
+
+
+def test_a_whole_model_is_told_apart(tmp_path):
+    torch.save(small(), tmp_path / "whole.pth")
+    with pytest.raises(ValueError, match=r"such as a whole model; save model\.state_dict\(\)$"):
+        UNet(weights=tmp_path / "whole.pth")

@@ -21,6 +21,7 @@ class Layer:
     weights: int
     biases: int
     bn_parameters: int
+    others: int  # parameters of other kinds of modules
     connections: int  # nominal multiply-adds: taps that fall on zero padding count
     exact_connections: int  # without those taps
 
@@ -47,8 +48,9 @@ class Summary:
 
     @property
     def parameters(self) -> int:
-        """Weights, biases and batch norm parameters."""
-        return self.total("weights") + self.total("biases") + self.total("bn_parameters")
+        """Weights and biases of convolutions, and what batch norms and others have."""
+        columns = ("weights", "biases", "bn_parameters", "others")
+        return sum(self.total(name) for name in columns)
 
     def outputs(self, *, count_pool: bool = False, count_bn: bool = False) -> int:
         """Values in the outputs of convolutions, and optionally of pool/upsample and batch norm."""
@@ -63,6 +65,7 @@ class Summary:
             shape = " x ".join(map(str, x.shape))
             rows.append(_ROW.format(x.name, x.kind, shape, *(f"{n:,}" for n in sizes)))
         weights, biases, bn = (self.total(n) for n in ("weights", "biases", "bn_parameters"))
+        others = f" + other layers {n:,}" if (n := self.total("others")) else ""
         outputs = (
             self.outputs(),
             self.outputs(count_pool=True),
@@ -72,7 +75,7 @@ class Summary:
             [
                 *rows,
                 f"input {' x '.join(map(str, self.input_size))}; parameters {self.parameters:,} "
-                f"= weights {weights:,} + biases {biases:,} + BN {bn:,}",
+                f"= weights {weights:,} + biases {biases:,} + BN {bn:,}{others}",
                 "outputs: convolutions {:,}; with pool/upsample {:,}; with BN too {:,}".format(
                     *outputs
                 ),
@@ -108,7 +111,7 @@ def summary(model: nn.Module, input_size: tuple[int, ...]) -> Summary:
         return lambda module, args, output: layers.append(_layer(name, module, args[0], output))
 
     for name, module in plain.named_modules():
-        if not list(module.children()):
+        if not list(module.children()) or list(module.parameters(recurse=False)):
             module.register_forward_hook(record(name))
     parameter = next(plain.parameters(), torch.empty(0))
     with torch.no_grad():
@@ -128,6 +131,7 @@ def _layer(name: str, module: nn.Module, x: Tensor, y: Tensor) -> Layer:
         weights=own.get("weight", 0) if conv else 0,
         biases=own.get("bias", 0) if conv else 0,
         bn_parameters=sum(own.values()) if bn else 0,
+        others=0 if conv or bn else sum(own.values()),
         connections=nominal,
         exact_connections=exact,
     )

@@ -157,9 +157,10 @@ def load_weights(path: str | Path, network: str) -> StoredWeights:
     """
     path = _shipped(str(path), network) if str(path) in SHIPPED else Path(path)
     if not path.is_file():
+        names = [name for name, networks in SHIPPED.items() if network in networks] or ["coco"]
         raise FileNotFoundError(
             f"there is no weights file {path}; pass the path of a .safetensors or .pth file, or "
-            f"one of the names {', '.join(SHIPPED)}"
+            f"one of the names {', '.join(names)}"
         )
     if path.suffix == ".safetensors":
         return _load_safetensors(path, network)
@@ -168,6 +169,8 @@ def load_weights(path: str | Path, network: str) -> StoredWeights:
         return StoredWeights(path, {str(k): _tensor(v) for k, v in dict(tensors).items()})
     except Exception as error:
         cause = (str(error) or type(error).__name__).splitlines()[0]
+        if "Unsupported global" in str(error):
+            cause = "it holds more than tensors, such as a whole model; save model.state_dict()"
         raise ValueError(
             f"{path} is not a state dict that can be loaded safely: {cause}"
         ) from error
