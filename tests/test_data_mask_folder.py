@@ -76,6 +76,30 @@ class TestFolder:
             load_segmentation(folder, image_size=12)
 
 
+@pytest.mark.parametrize("mode", ["clean", "course"])
+@pytest.mark.parametrize(
+    ("values", "ignore_index", "message"),
+    [
+        ((0, 255), IGNORE, "train have only 0 and 255, and 255 means .* save the foreground as 1"),
+        ((0, 1), 1, "have only 0 and 1, and 1 means 'does not count' .* pass another ignore_index"),
+        ((0, 0), IGNORE, None),
+        ((1, 255), IGNORE, None),
+        ((0, 255), 254, "a.png has class 255, but there are 2 classes"),
+    ],
+)
+def test_masks_whose_foreground_would_not_count(tmp_path, mode, values, ignore_index, message):
+    """Black and white masks, the commonest format, would otherwise have a mean IoU of 1."""
+    folder = mask_files.write_folder(tmp_path / "own")
+    for seed, path in enumerate(sorted((folder / "masks").iterdir())):
+        mask_files.save(path, np.array(values, np.uint8)[mask_files.ids(seed)])
+    options = {"image_size": 12, "mode": mode, "ignore_index": ignore_index}
+    if message is None:
+        assert len(load_segmentation(folder, **options)[0]) == 8
+        return
+    with pytest.raises(ValueError, match=message):
+        load_segmentation(folder, **options)
+
+
 def spoil(folder, name):
     """Make one mistake."""
     if name == "size":

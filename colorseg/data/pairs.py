@@ -78,17 +78,27 @@ class Reader:
 
         Raises:
             ValueError: there are none, a picture is damaged, a mask has another size than its image
-                or an id that is no class.
+                or an id that is no class, or all ids but 0 are ignored.
         """
         if self.mode == "course" and len(classes) != 2:
             raise ValueError(f"the course's mode is for 2 classes, but {name} has {len(classes)}")
-        done = [found for pair in pairs if (found := self._read(pair, len(classes))) is not None]
+        ids: set[int] = set()
+        done = [read for pair in pairs if (read := self._read(pair, len(classes), ids)) is not None]
         if not done:
             raise ValueError(f"{name} has no pictures with a mask; choose other data")
+        if not self.trimap and IGNORE in ids and ids <= {0, IGNORE}:  # background scores 1 alone
+            advice = "save the foreground as 1"
+            if self.ignore_index < len(classes):
+                advice = "pass another ignore_index"
+            raise ValueError(
+                f"the masks of {name} have only 0 and {self.ignore_index}, and {self.ignore_index} "
+                f"means 'does not count' (ignore_index), so no foreground is left: {advice}"
+            )
         images, masks = zip(*done, strict=True)
         return SegmentationSet(torch.stack(images), torch.stack(masks), classes, name)
 
-    def _read(self, pair: Pair, num_classes: int) -> tuple[Tensor, Tensor] | None:
+    def _read(self, pair: Pair, num_classes: int, found: set[int]) -> tuple[Tensor, Tensor] | None:
+        """Image and mask of a pair, whose ids are added to those ``found``."""
         try:
             image, mask = _decoded(pair.image), _decoded(pair.mask)
         except ValueError as error:
@@ -104,6 +114,7 @@ class Reader:
             )
         pixels = np.array(image.convert("RGB"))
         labels = self._trimap(mask) if self.trimap else self._ids(mask, pair.mask, num_classes)
+        found.update(np.unique(labels).tolist())
         if self.mode == "course":
             colors = np.array(mask.convert("RGB")) if self.trimap else _red(labels)
             return _stretch(pixels, self.size), _course_mask(colors, self.size)
