@@ -99,6 +99,33 @@ def test_two_pictures_of_one_name(tmp_path, capsys):
     assert "would both be written to" in capsys.readouterr().err
 
 
+def test_results_of_one_name(segmenter, tmp_path, capsys):
+    """Two masks, and a comparison and a picture that has its name."""
+    a, b, out = tmp_path / "a.jpg", tmp_path / "a.png", tmp_path / "out"
+    c, d = tmp_path / "b.jpg", tmp_path / "b-compare.jpg"
+    flags = ["-o", str(out), "--weights", str(segmenter)]
+    assert main(["segment", str(picture(a)), str(picture(b)), *flags]) == 2
+    said = f"{a} and {b} would both be written to {out / 'a-mask.png'}; rename one, or write"
+    assert said in capsys.readouterr().err
+    assert main(["colorize", str(picture(c)), str(picture(d)), "-o", str(out), "--compare"]) == 2
+    said = f"{c} and {d} would both be written to {out / 'b-compare.jpg'}; rename one, or write"
+    assert said in capsys.readouterr().err
+    assert main(["colorize", str(c), str(d), "-o", str(out)]) == 0
+
+
+def test_results_of_an_earlier_run_are_no_sources(tmp_path, capsys):
+    picture(tmp_path / "in" / "a.png")
+    picture(tmp_path / "in" / "colored-by-hand" / "b.png")
+    out = tmp_path / "in" / "colored"
+    for _ in range(2):
+        assert main(["colorize", str(tmp_path / "in"), "-o", str(out), "--json"]) == 0
+        inputs = [outcome["input"] for outcome in json.loads(capsys.readouterr().out)]
+        assert inputs == [str(tmp_path / "in" / n) for n in ("a.png", "colored-by-hand/b.png")]
+    picture(tmp_path / "in" / "more" / "c.png")  # in the output folder's own place
+    assert main(["colorize", str(tmp_path / "in" / "more"), "-o", str(tmp_path / "in")]) == 0
+    assert (tmp_path / "in" / "c.png").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

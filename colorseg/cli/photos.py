@@ -68,6 +68,7 @@ def colorize(args: argparse.Namespace) -> int:
     if args.whole:
         options["side"] = None
     colorseg.colorize(_probe(), network, **options)  # for its checks, before any file is touched
+    endings = ["", *(["-compare"] if args.compare else [])]
 
     def work(source: Any) -> dict[str, Any]:
         photo = read_photo(source, **_given(args, "max_pixels"))
@@ -77,7 +78,7 @@ def colorize(args: argparse.Namespace) -> int:
             pictures["-compare"] = side_by_side(photo.image(photo.rgb), colored)
         return pictures
 
-    return _convert(args, work)
+    return _convert(args, endings, work)
 
 
 def segment(args: argparse.Namespace) -> int:
@@ -94,6 +95,7 @@ def segment(args: argparse.Namespace) -> int:
     if args.whole:
         options["side"] = None
     segment_labels(_probe(), model, **options)
+    endings = ["-mask.png", *(["-overlay"] if args.overlay else [])]
     numbers = range(model.state_dict()["classifier.4.bias"].numel())
     names = model.classes or tuple(f"class {i}" for i in numbers)
 
@@ -107,7 +109,7 @@ def segment(args: argparse.Namespace) -> int:
         pictures["classes"] = {n: round(float(s), 4) for n, s in zip(names, shares, strict=False)}
         return pictures
 
-    return _convert(args, work)
+    return _convert(args, endings, work)
 
 
 def _let_threads_sleep() -> None:
@@ -135,12 +137,12 @@ def _probe() -> Any:
     return np.zeros((64, 64, 3), np.uint8)
 
 
-def _convert(args: argparse.Namespace, work: Any) -> int:
+def _convert(args: argparse.Namespace, endings: list[str], work: Any) -> int:
     import json
 
     from colorseg.photos.batch import convert
 
-    outcomes = convert(args.inputs, args.out, work)
+    outcomes = convert(args.inputs, args.out, endings, work)
     failed = [outcome for outcome in outcomes if outcome.error]
     if args.json:
         print(json.dumps([outcome.as_json() for outcome in outcomes], indent=2))

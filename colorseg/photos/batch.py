@@ -34,33 +34,36 @@ class Outcome:
         }
 
 
-def convert(inputs: Sequence[str | os.PathLike[str]], out: str | Path, work: Work) -> list[Outcome]:
+def convert(
+    inputs: Sequence[str | os.PathLike[str]], out: str | Path, endings: Sequence[str], work: Work
+) -> list[Outcome]:
     """Run ``work`` on every picture and write what it returns.
 
     Args:
         inputs: pictures, and folders that are searched for them; a picture of a folder keeps its
             place below it.
-        out: folder; made if missing.
-        work: from the path to pictures by what is added to the file's name, such as ``""`` or
-            ``"-mask.png"``; the entry "classes" are facts.
+        out: folder; made if missing, and not searched where it lies in one of ``inputs``.
+        endings: what is added to a picture's name to name the files that are made of it, such as
+            ``""`` or ``"-mask.png"``.
+        work: from the path to pictures by their ending; the entry "classes" are facts.
 
     Returns:
         One outcome per picture, in order.
 
     Raises:
         OSError: the folder cannot be written to.
-        ValueError: there is nothing to do; two pictures would become the same file.
+        ValueError: there is nothing to do; two results would become the same file.
     """
     from tqdm import tqdm
 
-    sources = list(_sources(inputs))
+    sources = list(_sources(inputs, Path(out)))
     if not sources:
         raise ValueError(f"there are no pictures in {', '.join(map(str, inputs))}")
     folder = make_folder(out)
-    targets = _targets(sources, folder)
+    targets = _targets(sources, folder, endings)
     return [
-        _outcome(source, target, work)
-        for (source, _), target in tqdm(
+        _outcome(source, paths, work)
+        for (source, _), paths in tqdm(
             list(zip(sources, targets, strict=True)), unit=" pictures", leave=False,
             disable=None if len(sources) > 1 else True,
         )
@@ -77,41 +80,54 @@ def side_by_side(*pictures: Image.Image) -> Image.Image:
     return canvas
 
 
-def _sources(inputs: Sequence[str | os.PathLike[str]]) -> Iterator[tuple[Path, Path]]:
+def _sources(inputs: Sequence[str | os.PathLike[str]], out: Path) -> Iterator[tuple[Path, Path]]:
     """Each picture and its place below the output folder."""
     for name in inputs:
         path = Path(name)
-        if path.is_dir():
-            found = (p for p in sorted(path.rglob("*")) if p.suffix.lower() in READ)
-            yield from ((p, p.relative_to(path)) for p in found if p.is_file())
-        else:
+        if not path.is_dir():
             yield path, Path(path.name)
+            continue
+        made = out.resolve()
+        inside = path.resolve() in made.parents
+        for found in sorted(path.rglob("*")):
+            if inside and made in found.resolve().parents:  # made by an earlier run
+                continue
+            if found.suffix.lower() in READ and found.is_file():
+                yield found, found.relative_to(path)
 
 
-def _targets(sources: Sequence[tuple[Path, Path]], folder: Path) -> list[Path]:
-    targets: dict[Path, Path] = {}
+def _targets(
+    sources: Sequence[tuple[Path, Path]], folder: Path, endings: Sequence[str]
+) -> list[dict[str, Path]]:
+    """For each picture the files to be made of it, by their endings."""
+    targets: list[dict[str, Path]] = []
+    makers: dict[Path, Path] = {}
     for source, place in sources:
-        target = folder / place
-        if target.suffix.lower() not in FORMATS:
-            target = target.with_suffix(".png")
-        if target in targets:
-            raise ValueError(
-                f"{targets[target]} and {source} would both be written to {target}; rename one, or "
-                "write them to different folders"
-            )
-        targets[target] = source
-    return list(targets)
+        paths = {ending: folder / place.with_name(_name(place, ending)) for ending in endings}
+        for path in paths.values():
+            if path in makers:
+                raise ValueError(
+                    f"{makers[path]} and {source} would both be written to {path}; rename one, or "
+                    "write them to different folders"
+                )
+            makers[path] = source
+        targets.append(paths)
+    return targets
 
 
-def _outcome(source: Path, target: Path, work: Work) -> Outcome:
+def _name(place: Path, ending: str) -> str:
+    suffix = place.suffix if place.suffix.lower() in FORMATS else ".png"
+    return f"{place.stem}{ending}" + ("" if "." in ending else suffix)
+
+
+def _outcome(source: Path, paths: dict[str, Path], work: Work) -> Outcome:
     outcome = Outcome(source)
     try:
         results = work(source)
         outcome.facts = results.pop("classes", {})
-        target.parent.mkdir(parents=True, exist_ok=True)
         for ending, picture in results.items():
-            suffix = "" if "." in ending else target.suffix
-            path = target.with_name(f"{target.stem}{ending}{suffix}")
+            path = paths[ending]
+            path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists() and source.exists() and path.samefile(source):
                 raise ValueError(f"{path} would overwrite the picture; choose another folder")
             save_picture(picture, path)
