@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from colorseg.metrics import check_classes
+
 DEFINITIONS = ("macro", "foreground", "image", "course")
 ABSENT = {"ignore": float("nan"), "zero": 0.0, "one": 1.0}
 
@@ -83,9 +85,18 @@ class MeanIoU(Metric):
 
         Raises:
             ValueError: shapes differ, or a class is not below num_classes.
+            TypeError: one is floating point and no logits.
         """
         if predicted.is_floating_point() and predicted.dim() == 4:
+            if predicted.shape[1] != self.num_classes:
+                raise ValueError(
+                    f"logits must be (N, C, H, W) with C = num_classes = {self.num_classes}, got "
+                    f"{tuple(predicted.shape)}"
+                )
             predicted = predicted.argmax(1)
+        classes = "integer classes (N, H, W)"
+        check_classes(f"predicted must be {classes} or logits (N, C, H, W)", predicted)
+        check_classes(f"target must be {classes}", target)
         if predicted.shape != target.shape or target.dim() != 3:
             raise ValueError(
                 "predicted must be (N, H, W) or logits (N, C, H, W) and target (N, H, W), got "

@@ -32,12 +32,15 @@ def pixel_accuracy(predicted: Tensor, target: Tensor, ignore_index: int = -100) 
 
     Raises:
         ValueError: the shapes differ.
+        TypeError: one is floating point.
     """
     if predicted.shape != target.shape:
         raise ValueError(
             f"predicted and target must have one shape, got {tuple(predicted.shape)} and "
             f"{tuple(target.shape)}; take the argmax of logits over dimension 1 first"
         )
+    check_classes("predicted must be integer classes", predicted)
+    check_classes("target must be integer classes", target)
     # int64, because a uint8 tensor compared with -100 matches 156
     predicted, target = predicted.long(), target.long()
     counts = target != ignore_index
@@ -94,6 +97,13 @@ def psnr(rgb_a: Tensor, rgb_b: Tensor) -> Tensor:
         )
     difference = _unit_range(rgb_a, "rgb_a") - _unit_range(rgb_b, "rgb_b")
     return -10 * difference.square().flatten(1).mean(1).log10()
+
+
+def check_classes(rule: str, classes: Tensor) -> None:
+    """Raise TypeError, which begins with the rule, for what would be cut off to integers."""
+    if classes.is_floating_point():
+        got = f"{tuple(classes.shape)} {classes.dtype}"
+        raise TypeError(f"{rule}, got {got}; threshold probabilities first")
 
 
 def _unit_range(rgb: Tensor, name: str) -> Tensor:

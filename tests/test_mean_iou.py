@@ -12,6 +12,7 @@ from torch import multiprocessing
 
 from colorseg.metrics import MeanIoU
 
+CLASSES = torch.zeros(1, 4, 4).long()
 ABSENT = {"ignore": math.nan, "zero": 0.0, "one": 1.0}
 
 
@@ -155,7 +156,11 @@ def test_nothing_counted_is_nan_and_reset_forgets(definition):
             lambda: MeanIoU(2).update(torch.zeros(1, 2, 2).int(), torch.full((1, 2, 2), 255)),
             "target has classes 255 to 255, but num_classes is 2; pass ignore_index",
         ),
-        (lambda: MeanIoU(2).update(torch.zeros(1, 4, 4), torch.zeros(1, 4, 5)), r"and \(1, 4, 5\)"),
+        (lambda: MeanIoU(2).update(CLASSES, torch.zeros(1, 4, 5).long()), r"and \(1, 4, 5\)"),
+        (
+            lambda: MeanIoU(3).update(torch.zeros(1, 2, 4, 4), CLASSES),
+            r"logits must be \(N, C, H, W\) with C = num_classes = 3, got \(1, 2, 4, 4\)",
+        ),
         (
             lambda: MeanIoU(2).update(torch.full((1, 2, 2), 7), torch.zeros(1, 2, 2).long()),
             "predicted has classes 7 to 7, but num_classes is 2; pass ignore_index",
@@ -165,6 +170,15 @@ def test_nothing_counted_is_nan_and_reset_forgets(definition):
 def test_mistakes_get_a_sentence(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_probabilities_are_not_cut_off_to_class_0():
+    with pytest.raises(
+        TypeError, match=r"logits \(N, C, H, W\), got \(1, 4, 4\) torch.float32; th"
+    ):
+        MeanIoU(2).update(torch.rand(1, 4, 4), CLASSES)
+    with pytest.raises(TypeError, match=r"target must be integer classes \(N, H, W\), got \(1, 4"):
+        MeanIoU(2).update(CLASSES, torch.rand(1, 4, 4))
 
 
 def _rank(rank, address, shares, queue):

@@ -33,6 +33,14 @@ def test_pixel_accuracy_names_both_shapes():
         pixel_accuracy(torch.zeros(2, 4, 4), torch.zeros(2, 5, 5))
 
 
+def test_pixel_accuracy_does_not_cut_probabilities_off_to_class_0():
+    classes, shares = torch.zeros(2, 4, 4).long(), torch.rand(2, 4, 4)
+    with pytest.raises(TypeError, match=r"predicted must be integer classes, got .* threshold pro"):
+        pixel_accuracy(shares, classes)
+    with pytest.raises(TypeError, match=r"target must be integer classes, got .*float32"):
+        pixel_accuracy(classes, shares)
+
+
 def test_colorfulness_matches_the_formula_written_out():
     rgb = torch.randint(0, 256, (3, 3, 5, 7), dtype=torch.uint8)
     for picture, value in zip(rgb.double(), colorfulness(rgb), strict=True):
