@@ -8,6 +8,7 @@ import fake_cifar
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from colorseg import data
 from colorseg.data import ImageSet
@@ -166,6 +167,19 @@ class TestBatches:
     def test_wrong_classes(self, classes, error, words):
         with pytest.raises(error, match=words):
             data.load("sample", classes=classes)
+
+    def test_classes_of_what_has_no_labels(self, tmp_path):
+        """Else a run on all of it would go on record as one on cats."""
+        pixels = np.zeros((5, 32, 32, 3), np.uint8)
+        np.savez(tmp_path / "plain.npz", train=pixels, test=pixels)
+        for number, photo in enumerate(pixels):
+            (tmp_path / "photos").mkdir(exist_ok=True)
+            Image.fromarray(photo).save(tmp_path / "photos" / f"{number}.png")
+        for source in ("sample", tmp_path / "plain.npz", tmp_path / "photos"):
+            with pytest.raises(ValueError, match="has no labels to choose classes by: leave clas"):
+                data.load(source, classes=["cat"])
+            whole, default = data.load(source, classes=None), data.load(source)
+            assert list(map(len, whole)) == list(map(len, default))
 
     def test_no_image_of_a_class(self, tmp_path):
         fake_cifar.write_folder(tmp_path, fake_cifar.all_batches())

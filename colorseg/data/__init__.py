@@ -42,7 +42,7 @@ _KINDS = (
 def load(
     source: str | os.PathLike[str] = "sample",
     *,
-    classes: Iterable[str | int] | None = ("horse",),
+    classes: Iterable[str | int] | None = cifar10.DEFAULT,
     image_size: int = 32,
     short_side: int = 0,
     skip_damaged: bool = False,
@@ -59,7 +59,7 @@ def load(
             an ``.npz`` file with uint8 arrays ``train`` and ``test``, (N, H, W, 3), and optionally
             the classes of their images, ``train_label`` and ``test_label``.
         classes: names or ids of CIFAR-10 classes, None for all; a source that has no labels is
-            taken whole.
+            taken whole by default and with None, and refuses other classes than the default.
         image_size: side of the squares that are cut from photographs, at random places, for
             training anew at each use; others have their own.
         short_side: what the shorter side of a photograph is scaled to first; 0 for
@@ -74,18 +74,20 @@ def load(
 
     Raises:
         FileNotFoundError: there is no such file, or the archive is not in the cache.
-        ValueError: an unknown class, or a file that is damaged or something else.  Pickles are
-            read as data: one that asks for code to run is refused.
+        ValueError: an unknown class, or classes of what has no labels; a file that is damaged or
+            something else.  Pickles are read as data: one that asks for code to run is refused.
         ImportError, OSError: the download was asked for and is not possible.
     """
     ids = cifar10.class_ids(classes)
     if source == "sample":
+        cifar10.check_unlabeled(ids, "the sample")
         return load_sample()
     if source == "cifar10":
         path = cached_file(CIFAR10, download, cache)
     else:
         path = Path(source).expanduser()
     if path.is_dir() and not cifar10.has_batches(path) and pictures_below(path):
+        cifar10.check_unlabeled(ids, path.name)
         return read_pictures(path, image_size, short_side, skip_damaged=skip_damaged)
     train, test = _read(path)
     return (

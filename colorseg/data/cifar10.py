@@ -30,6 +30,9 @@ _MAX_BATCH = 64 << 20  # bytes; the real ones have 31 million
 _MAX_UNPACKED = 256 << 20  # bytes; the real archive has 186 million
 
 
+DEFAULT = ("horse",)  # the classes of who names none
+
+
 class Part(NamedTuple):
     """The training or the validation images as they are stored."""
 
@@ -63,8 +66,18 @@ def _class_id(name: str | int) -> int:
     raise ValueError(f"there is no class {name!r} in CIFAR-10, which has {known}")
 
 
+def check_unlabeled(ids: list[int] | None, name: str) -> None:
+    """Raise ValueError if other classes than the default's are wanted of what has no labels."""
+    if ids not in (None, class_ids(DEFAULT)):
+        raise ValueError(
+            f"{name} has no labels to choose classes by: leave classes out, which takes all of it"
+        )
+
+
 def select(part: Part, ids: list[int] | None, name: str) -> ImageSet:
     """The images of the chosen classes, in the order in which they are stored; all if unlabeled."""
+    if part.labels is None:
+        check_unlabeled(ids, name)
     if ids is None or part.labels is None:
         return from_pixels(part.pixels, name)
     chosen = np.isin(part.labels, ids)
