@@ -186,6 +186,14 @@ def test_evaluate_shipped_weights(capsys):
     assert figures["psnr grey"] < figures["psnr palette"]
 
 
+def test_evaluate_writes_json_where_a_figure_is_infinite(tmp_path, capsys):
+    black = np.zeros((2, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "black.npz", train=black, test=black)
+    assert main(["evaluate", "horse24", "--data", str(tmp_path / "black.npz"), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert figures["psnr grey"] is None
+
+
 def test_palette_fit_and_show(tmp_path, capsys):
     file, drawing = tmp_path / "p.json", tmp_path / "p.png"
     assert main(["palette", "fit", "sample", "-k", "5", "-o", str(file)]) == 0

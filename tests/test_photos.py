@@ -1,5 +1,7 @@
 """``colorseg.photos``: photographs of any kind, colored and segmented."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -177,6 +179,17 @@ def test_color_quality_of_a_network_that_knows_the_answer():
     assert wrong["psnr"] < right["psnr"]
     for name in ("psnr grey", "psnr palette", "colorfulness truth"):
         assert wrong[name] == right[name]
+
+
+def test_color_quality_of_grey_pictures():
+    """One of them has no error, and must not make the mean of all infinite."""
+    grey, colored = np.zeros((16, 16, 3), np.uint8), noise(16, 16)
+    several, alone, without = (
+        color_quality(Constant(), ImageSet(torch.from_numpy(np.stack(p)).permute(0, 3, 1, 2), "x"))
+        for p in ([grey, colored], [colored], [grey])
+    )
+    assert several["psnr grey"] == pytest.approx(alone["psnr grey"] + 10 * math.log10(2), abs=1e-4)
+    assert without["psnr grey"] == math.inf
 
 
 def test_luma_and_chroma_join_to_the_picture():

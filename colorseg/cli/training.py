@@ -49,12 +49,14 @@ def train(args: argparse.Namespace) -> int:
 def evaluate(args: argparse.Namespace) -> int:
     """Print loss, accuracy and what else is known of the validation pictures."""
     import json
+    import math
 
     from colorseg.models import segments
 
     figures = (_segmenter if segments(args.weights) else _colorizer)(args)
     if args.json:
-        print(json.dumps(figures, indent=2))
+        known = {name: x if math.isfinite(x) else None for name, x in figures.items()}
+        print(json.dumps(known, indent=2))  # JSON has neither NaN nor infinity
     else:
         for name, value in figures.items():
             print(f"{name}: {value:,}" if isinstance(value, int) else f"{name}: {value:.4f}")

@@ -1,10 +1,12 @@
 """How good colors are, as people and as numbers see them."""
 
+import math
+
 import torch
 from torch import nn
 
 from colorseg.data import ImageSet
-from colorseg.metrics import colorfulness, psnr
+from colorseg.metrics import colorfulness
 from colorseg.photos.chroma import chroma, join, luma
 from colorseg.photos.colorizing import TEMPERATURE, decoded, network_of
 from colorseg.training.color import palette_of
@@ -27,10 +29,11 @@ def color_quality(
         batch_size: pictures at a time.
 
     Returns:
-        ``top5``: fraction of pixels whose palette color is among the five likeliest; means over
-        pictures of ``psnr``, of ``psnr grey`` (the grey picture's) and ``psnr palette`` (that of
-        the right palette colors joined with the luma), in dB; and of ``colorfulness`` and
-        ``colorfulness truth``, see ``colorseg.metrics``.
+        ``top5``: fraction of pixels whose palette color is among the five likeliest; ``psnr``,
+        ``psnr grey`` (the grey pictures') and ``psnr palette`` (that of the right palette colors
+        joined with the luma), in dB, of the squared error's mean over all pictures, since the mean
+        of their own ratios would be that of the greyest: infinite where all are equal; and means
+        over pictures of ``colorfulness`` and ``colorfulness truth``, see ``colorseg.metrics``.
     """
     palette = palette_of(network_of(model))
     found: dict[str, list[float]] = {}
@@ -48,13 +51,15 @@ def color_quality(
             colored = join(y, chroma(decoded(scores, palette, decode, temperature)))
             right = join(y, chroma(palette.colors[labels].permute(2, 0, 1)))
             figures = {
-                "psnr": psnr(colored[None], image[None]),
-                "psnr grey": psnr(y.expand(1, 3, -1, -1), image[None]),
-                "psnr palette": psnr(right[None], image[None]),
+                "psnr": (colored - image).square().mean(),
+                "psnr grey": (y - image).square().mean(),
+                "psnr palette": (right - image).square().mean(),
                 "colorfulness": colorfulness(colored[None]),
                 "colorfulness truth": colorfulness(image[None]),
             }
             for name, value in figures.items():
                 found.setdefault(name, []).append(value.item())
     means = {name: sum(values) / len(values) for name, values in found.items()}
+    for name in ("psnr", "psnr grey", "psnr palette"):
+        means[name] = -10 * math.log10(means[name]) if means[name] else math.inf
     return {"top5": hits / pixels} | means
