@@ -39,7 +39,7 @@ class TestFolder:
 
     def test_names_of_classes(self, tmp_path):
         folder = mask_files.write_folder(tmp_path, classes=3)
-        (folder / "classes.txt").write_text("ground\nflower\nleaf\n")
+        (folder / "classes.txt").write_text("ground\nflower\nleaf\n\n")
         train, _ = load_segmentation(folder, image_size=12)
         assert train.classes == ("ground", "flower", "leaf")
         assert train.masks.max() == 2
@@ -124,6 +124,12 @@ def spoil(folder, name):
         (folder / "splits.csv").write_text("split,name\ntrain\nval,a\n")
     elif name == "columns":
         (folder / "splits.csv").write_text("image,part\na,train\n")
+    elif name == "one list":
+        (folder / "train.txt").write_text("a\n")
+    elif name == "another list":
+        (folder / "val.txt").write_text("a\n")
+    elif name == "blank":
+        (folder / "classes.txt").write_text("ground\n\nflower\n")
     elif name == "noise":
         (folder / "train.txt").write_bytes(b"\xff\xfe\xff")
     elif name == "twins":
@@ -144,6 +150,9 @@ def spoil(folder, name):
         ("empty list", ValueError, "own/val has no pictures with a mask; choose other data"),
         ("short row", FileNotFoundError, "lists '', but has no image of that name"),
         ("columns", ValueError, r'splits\.csv needs the columns "name" and "split"'),
+        ("one list", ValueError, r"has the list train\.txt but no val\.txt: add it, or remove the"),
+        ("another list", ValueError, r"has the list val\.txt but no train\.txt: add it, or remov"),
+        ("blank", ValueError, r"line 2 of .*classes\.txt is blank, which would shift the ids of"),
         ("noise", ValueError, r"train\.txt is no text that can be read"),
         ("twins", ValueError, r"images has both a\.bmp and a\.png"),
         ("layout", ValueError, "is no folder of images and masks: it needs the folders images an"),

@@ -62,6 +62,12 @@ def read_layout(
         )
     pairs = paired(pictures_in(images), pictures_in(masks), folder.name)
     first, second = (_listed(folder, part) for part in parts)
+    if (first is None) != (second is None):
+        there, missing = parts if second is None else parts[::-1]
+        raise ValueError(
+            f"{folder} has the list {there}.txt but no {missing}.txt: add it, or remove the other "
+            f"for every {EVERY}th picture to validate"
+        )
     if first is None or second is None:
         logger.info("%s has no lists, so every %dth picture is for validation", folder, EVERY)
         lists = every_fifth(list(pairs))
@@ -137,7 +143,16 @@ def _classes(folder: Path) -> tuple[str, ...] | None:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text that can be read: {error}") from error
-    return tuple(line.strip() for line in lines if line.strip())
+    names = [line.strip() for line in lines]
+    while names and not names[-1]:
+        names.pop()
+    if "" in names:
+        number = names.index("") + 1
+        raise ValueError(
+            f"line {number} of {path} is blank, which would shift the ids of the classes below it: "
+            "name a class there, or remove the line"
+        )
+    return tuple(names)
 
 
 def _some(names: list[str]) -> str:
