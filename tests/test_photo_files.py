@@ -23,14 +23,32 @@ class TestReading:
             photo = read_photo(rgb.convert(mode))
             assert photo.rgb.shape == (90, 130, 3)
             assert photo.rgb.dtype == np.uint8
-            assert (photo.alpha is not None) == (mode in ("RGBA", "LA"))
+            assert photo.alpha is None
         assert np.array_equal(read_photo(rgb).rgb, noise())
+
+    def test_transparency_is_kept_where_there_is_some(self):
+        alpha = np.full((90, 130), 255, np.uint8)
+        for value in (255, 254):
+            alpha[3, 4] = value
+            pixels = np.dstack([noise(), alpha])
+            image = Image.fromarray(pixels)
+            for photo in map(read_photo, (pixels, pixels / 255.0, image, image.convert("LA"))):
+                if value == 255:
+                    assert photo.alpha is None
+                    assert photo.image(photo.rgb).mode == "RGB"
+                else:
+                    assert np.array_equal(photo.alpha, alpha)
 
     def test_sixteen_bits(self, tmp_path):
         deep = (noise(channels=1).astype(np.uint16) * 257)[..., None]
         assert np.array_equal(read_photo(deep).rgb[..., 0], noise(channels=1))
         Image.fromarray(deep[..., 0]).save(tmp_path / "deep.png")
         assert np.array_equal(read_photo(tmp_path / "deep.png").rgb[..., 1], noise(channels=1))
+
+    def test_sixteen_bits_are_rounded(self):
+        deep = np.array([[0, 128, 129, 256, 257, 65406, 65407, 65535]], np.uint16)
+        want = [0, 0, 1, 1, 1, 254, 255, 255]
+        assert read_photo(deep).rgb[0, :, 0].tolist() == want
 
     def test_floats(self):
         assert np.array_equal(read_photo(noise() / 255.0).rgb, noise())
@@ -58,7 +76,9 @@ class TestReading:
 
     def test_palette_with_transparency(self):
         image = Image.fromarray(noise()).convert("P")
-        assert read_photo(encoded(image, "PNG", transparency=3)).alpha is not None
+        index = image.getpixel((0, 0))
+        alpha = read_photo(encoded(image, "PNG", transparency=index)).alpha
+        assert np.array_equal(alpha == 0, np.array(image) == index)
 
     @pytest.mark.parametrize(
         ("make", "message"),

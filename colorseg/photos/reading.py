@@ -123,8 +123,12 @@ def _from_image(image: Image.Image, name: str, max_pixels: int) -> Photo:
         return _from_array(_deep(turned, name), max_pixels, name)
     alpha = None
     if "A" in turned.getbands() or "transparency" in turned.info:
-        alpha = np.array(turned.convert("RGBA").getchannel("A"))
+        alpha = _unless_opaque(np.array(turned.convert("RGBA").getchannel("A")))
     return Photo(np.array(_to_srgb(turned, profile)), alpha, name)
+
+
+def _unless_opaque(alpha: np.ndarray) -> np.ndarray | None:
+    return None if alpha.min() == 255 else alpha
 
 
 def _deep(image: Image.Image, name: str) -> np.ndarray:
@@ -174,6 +178,6 @@ def _from_array(values: np.ndarray, max_pixels: int, name: str = "the array") ->
         bytes_ = (values * 255).round().astype(np.uint8)
     else:
         raise TypeError(f"{name} must be uint8, uint16 or floating point, got {values.dtype}")
-    alpha = bytes_[..., 3].copy() if bytes_.shape[2] == 4 else None
+    alpha = _unless_opaque(bytes_[..., 3].copy()) if bytes_.shape[2] == 4 else None
     colors = bytes_[..., :3] if bytes_.shape[2] > 1 else bytes_.repeat(3, 2)
     return Photo(np.ascontiguousarray(colors), alpha, name)
