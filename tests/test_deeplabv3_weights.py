@@ -198,5 +198,5 @@ def test_a_loaded_network_computes_the_same(trained, file):
 
 
 def test_a_name_that_is_not_there():
-    with pytest.raises(FileNotFoundError, match="no weights file imagenet; .* the names coco$"):
+    with pytest.raises(FileNotFoundError, match=r"no weights file imagenet; .* the names coco$"):
         models.deeplabv3("resnet18", weights="imagenet")
