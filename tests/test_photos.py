@@ -153,6 +153,13 @@ class TestColorize:
             colorseg.colorize(noise(), **options)
 
 
+def test_grey_values_of_another_kind_are_refused():
+    network = UNet(num_filters=2)
+    network.grey = "luma"
+    with pytest.raises(ValueError, match="grey values made by 'luma', and colorize makes them by"):
+        colorseg.colorize(np.zeros((8, 8, 3), np.uint8), network)
+
+
 def test_decodings():
     logits = torch.tensor([2.0, 1.0])[:, None, None]
     share = logits[:, 0, 0].softmax(0)

@@ -85,6 +85,12 @@ def network_of(model: Model) -> nn.Module:
             f"colorize needs a network for one grey channel, this one takes {channels}; "
             "networks of super-resolution are another task"
         )
+    grey = getattr(network, "grey", "mean")
+    if grey != "mean":
+        raise ValueError(
+            f"this network was trained on grey values made by {grey!r}, and colorize makes them by "
+            "the mean of the channels; give it one that was trained on means"
+        )
     return network
 
 
