@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import skip
 from photo_cases import noise
 from torch import nn
 
@@ -279,6 +280,27 @@ class TestSegment:
         save_weights(UNet(num_filters=4), tmp_path / "unet.safetensors")
         with pytest.raises(ValueError, match="holds weights of a UNet, not of a DeepLabV3"):
             colorseg.segment(noise(), tmp_path / "unet.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["double", "bfloat16", "optimized bfloat16"])
+def test_networks_of_other_dtypes(kind):
+    """A network gets the photograph in the dtype that it was converted to or optimised for."""
+    if kind.startswith("optimized") and not colorseg.build_info()["cpu_bfloat16"]:
+        skip("isa")
+    converted = {
+        "double": nn.Module.double,
+        "bfloat16": nn.Module.bfloat16,
+        "optimized bfloat16": lambda m: colorseg.optimize_for_inference(m, torch.bfloat16),
+    }[kind]
+    torch.manual_seed(0)
+    painter, cutter = UNet(num_filters=4).eval(), deeplabv3("resnet18", 2, output_stride=16).eval()
+    wanted = colorseg.colorize(noise(), painter), segment_labels(noise(), cutter)
+    painter, cutter = converted(painter), converted(cutter)
+    colored, labels = colorseg.colorize(noise(), painter), segment_labels(noise(), cutter)
+    assert np.abs(np.array(colored).astype(int) - np.array(wanted[0])).max() < 20
+    assert (labels != wanted[1]).mean() < 0.1
+    pictures = ImageSet(torch.from_numpy(noise(16, 16)).permute(2, 0, 1)[None], "x")
+    assert color_quality(painter, pictures)["psnr"] > 0
 
 
 @pytest.mark.parametrize("network", [UNet, ConvTransposeNet])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from colorseg.models import load_network
 from colorseg.models.tiling import tiled_rows
 from colorseg.palette import Palette
+from colorseg.photos.casting import cast_for
 from colorseg.photos.chroma import ROWS, Enlarged, Successive, chroma, join, luma
 from colorseg.photos.reading import MAX_PIXELS, Photo, Picture, read_photo
 from colorseg.training.color import palette_of
@@ -106,9 +107,8 @@ class Chroma(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The colors of pictures whose own are not looked at, but for their mean."""
-        like = next(self.network.parameters(), torch.empty(0))
         grey = pixels.float().mean(1, keepdim=True) / 256
-        logits = self.network(grey.to(like.device, like.dtype)).float().cpu()
+        logits = self.network(cast_for(self.network, grey)).float().cpu()
         colors = [
             chroma(decoded(one, self.palette, self.decode, self.temperature)) for one in logits
         ]

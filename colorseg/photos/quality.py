@@ -7,6 +7,7 @@ from torch import nn
 
 from colorseg.data import ImageSet
 from colorseg.metrics import colorfulness
+from colorseg.photos.casting import cast_for
 from colorseg.photos.chroma import chroma, join, luma
 from colorseg.photos.colorizing import TEMPERATURE, decoded, network_of
 from colorseg.training.color import palette_of
@@ -42,7 +43,7 @@ def color_quality(
         images = pictures.images[index]
         truth = palette.quantize(images, torch.int64)
         with torch.inference_mode(), eval_mode(model):
-            logits = model(pictures.grey(index))
+            logits = model(cast_for(model, pictures.grey(index))).float()
         best = logits.topk(min(TOP, len(palette)), dim=1).indices
         hits += int((best == truth[:, None]).sum())
         pixels += truth.numel()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from colorseg.data import normalize
 from colorseg.models import load_segmenter
 from colorseg.models.tiling import tiled_rows
+from colorseg.photos.casting import cast_for
 from colorseg.photos.chroma import ROWS, Enlarged
 from colorseg.photos.reading import MAX_PIXELS, Photo, Picture, read_photo
 from colorseg.training.segmentation import paint
@@ -77,8 +78,7 @@ class Scores(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The logits, of as many classes as a mask can hold."""
-        place = next((p.device for p in self.network.parameters()), pixels.device)
-        result: Any = self.network(normalize(pixels).to(place))
+        result: Any = self.network(cast_for(self.network, normalize(pixels)))
         logits: Tensor = result["out"] if isinstance(result, dict) else result
         if logits.shape[1] > MAX_CLASSES:
             raise ValueError(
