@@ -89,7 +89,7 @@ def soft_iou_loss(
     process_group: Any = None,
 ) -> Tensor:
     """``1 - (I + s) / (U + s')``, I = sum(x y), U = sum(x + y - x y): Rahman and Wang, eq. 5."""
-    numerator, denominator = smooth if isinstance(smooth, tuple) else (smooth, smooth)
+    numerator, denominator = smooth if isinstance(smooth, tuple | list) else (smooth, smooth)
     if isinstance(classes, str):
         classes = range(0 if classes == "all" else 1, logits.shape[1])
     target = target.long()  # torch takes uint8 156 for -100

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from colorseg import ops
+from colorseg.palette import Palette
 
 LOGITS, LABELS = torch.zeros(2, 5, 4, 4), torch.zeros(2, 4, 4, dtype=torch.long)
 RGB, PALETTE = torch.zeros(2, 3, 4, 4), torch.rand(5, 3)
@@ -18,6 +19,10 @@ def labels_with(*values):
 
 
 ERRORS = [
+    ({"logits": {"out": LOGITS}}, TypeError, "got dict: pass model(x)['out']"),
+    ({"palette": Palette.horse24()}, TypeError, "got Palette: pass palette.colors"),
+    ({"palette": [[0.0, 0.0, 0.0]]}, TypeError, "got list: pass torch.as_tensor(palette)"),
+    ({"ignore_index": None}, TypeError, "a whole number, got None; leave it out (-100)"),
     (
         {"logits": torch.zeros(2, 5, 4)},
         RuntimeError,

@@ -51,6 +51,10 @@ def compare(logits, labels, **options):
     )
 
 
+def test_smooth_may_be_a_list():
+    compare(*make_inputs(SHAPES["odd"], torch.float32), smooth=[0.0, 1.0])
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", SHAPES)

@@ -7,6 +7,11 @@ from colorseg import ops
 
 LOGITS, LABELS = torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.long)
 ERRORS = [
+    (
+        {"logits": {"out": LOGITS}},
+        TypeError,
+        "soft_iou_loss takes tensors, got dict: pass model(x)[",
+    ),
     ({"logits": torch.zeros(2, 3, 4)}, RuntimeError, "logits must be (N, C, H, W)"),
     (
         {"logits": torch.zeros(2, 1, 4, 4), "classes": "all"},

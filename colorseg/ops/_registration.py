@@ -22,7 +22,10 @@ _autocast_library = torch.library.Library("colorseg", "IMPL")
 def check_usable(op: str, *tensors: Tensor | None) -> None:
     """Raise if ``op`` has no kernel for the device of the first tensor, or one has a tangent."""
     assert tensors[0] is not None
-    device = tensors[0].device.type
+    try:  # costs nothing where it is a tensor
+        device = tensors[0].device.type
+    except AttributeError:
+        raise TypeError(_no_tensor(op, tensors[0])) from None
     if device not in _WITH_KERNELS and not _has_kernel(op, device):
         build = (
             " (colorseg was built without CUDA: with a CUDA build of torch and nvcc, reinstall it)"
@@ -42,6 +45,15 @@ def check_usable(op: str, *tensors: Tensor | None) -> None:
                 f"{op} has no forward-mode derivative; use reverse mode or plain torch: "
                 f"colorseg.reference.{op}, and colorseg.unfuse(model) for a whole model"
             )
+
+
+def _no_tensor(op: str, value: Any) -> str:
+    advice = "pass a tensor"
+    if isinstance(value, dict) and "out" in value:
+        advice = "pass model(x)['out']"
+    elif hasattr(value, "__array__"):
+        advice = "convert it by torch.as_tensor"
+    return f"{op} takes tensors, got {type(value).__name__}: {advice}"
 
 
 @cache

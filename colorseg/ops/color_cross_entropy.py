@@ -69,10 +69,15 @@ def color_cross_entropy(
     check_constant("weight", weight)
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    if not hasattr(ignore_index, "__index__"):
+        raise TypeError(
+            f"ignore_index must be a whole number, got {ignore_index!r}; leave it out (-100) where "
+            "every label counts"
+        )
+    if palette is not None:
+        check_palette(palette)
     if target.dim() == 4:
         check_rgb("an RGB target", target)
-        if palette is not None:
-            check_palette(palette)
     soft = _soft_options(soft_neighbors, soft_sigma, target, palette)
     logits, weight = widened(logits), widened(weight)
     grad = needs_grad(logits)

@@ -40,7 +40,13 @@ def check_rgb(name: str, rgb: Tensor) -> None:
 
 
 def check_palette(palette: Tensor) -> None:
-    """Raise unless the dtype is floating point."""
+    """Raise unless it is a tensor of a floating point dtype."""
+    if not isinstance(palette, Tensor):
+        kind = type(palette).__name__
+        raise TypeError(
+            f"palette must be a tensor (K, 3), got {kind}: pass "
+            + ("palette.colors" if hasattr(palette, "colors") else "torch.as_tensor(palette)")
+        )
     if not palette.is_floating_point():
         raise TypeError(
             f"palette must be floating point, got {palette.dtype}; divide 8-bit colors by 255"
