@@ -33,6 +33,28 @@ def test_folders_train_and_val(tmp_path):
     assert torch.equal(train.images, again.images)
 
 
+def test_squares_of_tall_photographs(tmp_path):
+    """Rows of different colors: squares are anywhere along them to train, centered to validate."""
+    rows = np.linspace(0, 255, 100).astype(np.uint8)[:, None, None]
+    for part in ("train", "val"):
+        (tmp_path / part).mkdir()
+        Image.fromarray(np.tile(rows, (1, 10, 3))).save(tmp_path / part / "a.png")
+    train, val = data.load(tmp_path, image_size=10)
+    assert val.images[0, 0, :, 0].tolist() == rows[45:55, 0, 0].tolist()
+    starts = torch.cat([train.squares(torch.tensor([0])) for _ in range(50)])[:, 0, 0, 0]
+    assert starts.min() < 30  # all along the photograph
+    assert starts.max() > 255 * 0.8
+
+
+def test_hash_is_of_the_photographs_too():
+    squares = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
+    photos = [torch.zeros(3, 2, 4, dtype=torch.uint8) for _ in range(2)]
+    photos[1][0, 0, 3] = 1  # outside of the square
+    photos.append(photos[0].reshape(3, 4, 2))
+    hashes = {data.PhotoSet(squares, "x", (photo,)).sha256() for photo in photos}
+    assert len(hashes) == 3
+
+
 def test_crops_to_train_are_at_random_places(tmp_path):
     for i in range(8):
         photo(tmp_path / "train" / f"{i}.png", 100, 10)

@@ -189,6 +189,18 @@ def test_color_quality_of_a_network_that_knows_the_answer():
         assert wrong[name] == right[name]
 
 
+def test_top5_counts_the_five_likeliest():
+    """A network that ranks eight colors alike everywhere, and pixels of each of them."""
+    palette = Palette(torch.linspace(0, 1, 8)[:, None].expand(8, 3), "greys")
+
+    class Ranking(Constant):
+        def forward(self, grey):
+            return -torch.arange(8.0)[None, :, None, None].expand(len(grey), 8, *grey.shape[2:])
+
+    pixels = (palette.colors.T * 255).round().byte().reshape(1, 3, 2, 4)
+    assert color_quality(Ranking(palette), ImageSet(pixels, "x"))["top5"] == 5 / 8
+
+
 def test_color_quality_of_grey_pictures():
     """One of them has no error, and must not make the mean of all infinite."""
     grey, colored = np.zeros((16, 16, 3), np.uint8), noise(16, 16)
