@@ -1,4 +1,4 @@
-"""What every operator registers alike: layout rule, autocast, the refusal of second derivatives."""
+"""What every operator registers alike: layout rule, derivative, the refusal of a second one."""
 
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
@@ -16,7 +16,6 @@ _WITH_KERNELS = ("cpu", "meta", "cuda") if load().cuda_built else ("cpu", "meta"
 _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
     torch._C.DispatchKey.AutocastCUDA
 )
-_autocast_library = torch.library.Library("colorseg", "IMPL")
 
 
 def check_usable(op: str, *tensors: Tensor | None) -> None:
@@ -219,52 +218,16 @@ def _refuse_second_derivative(name: str, forward: str) -> None:
     torch.library.register_autograd(f"colorseg::{name}", backward)
 
 
-def register_autocast(
-    name: str, cast: Sequence[int], widen: Sequence[int] = (), cpu: torch.dtype | None = None
-) -> None:
-    """Autocast the arguments of ``colorseg::name`` at the positions ``cast``.
-
-    Half tensors at the positions ``widen`` (batch norm's) become float32.  On the CPU the dtype is
-    ``cpu`` if given, and float32 for training and for dtypes without kernels.
-    """
-    op = getattr(torch.ops.colorseg, name).default
-
-    def implement(device: str, key: str) -> None:
-        keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
-
-        def kernel(*args: Any) -> Any:
-            dtype = torch.get_autocast_dtype(device)
-            if device == "cpu":
-                training = needs_grad(*(a for a in args if isinstance(a, Tensor)))
-                half = dtype == torch.bfloat16 and not training
-                dtype = cpu or (dtype if half else torch.float32)
-            dtypes = dict.fromkeys(cast, dtype) | {
-                i: torch.float32 for i in widen if _is_half(args[i])
-            }
-            with torch._C._ExcludeDispatchKeyGuard(keys):
-                return op(*(_cast(a, dtypes.get(i)) for i, a in enumerate(args)))
-
-        _autocast_library.impl(name, kernel, key)
-
-    implement("cpu", "AutocastCPU")
-    implement("cuda", "AutocastCUDA")
-
-
-def _is_half(value: Any) -> bool:
+def is_half(value: Any) -> bool:
+    """Whether it is a tensor of bfloat16 or float16."""
     return isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
-
-
-def _cast(value: Any, dtype: torch.dtype | None) -> Any:
-    if value is None or dtype is None or value.dtype == torch.float64:  # as torch's own autocast
-        return value
-    return value.to(dtype)
 
 
 def widened(t: Any) -> Any:
     """A half tensor on the CPU in float32; others, which kernels can read, and None as they are."""
-    return t.float() if _is_half(t) and t.device.type == "cpu" else t
+    return t.float() if is_half(t) and t.device.type == "cpu" else t
 
 
 def arithmetic_dtype(t: Tensor) -> torch.dtype:
     """What the losses of logits ``t`` are computed and returned in."""
-    return torch.float32 if _is_half(t) else t.dtype
+    return torch.float32 if is_half(t) else t.dtype

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from colorseg.ops._autocast import register_autocast
 from colorseg.ops._geometry import ConvOptions, Size, conv_options, output_size
 from colorseg.ops._precision import follow_tf32
 from colorseg.ops._registration import (
@@ -14,7 +15,6 @@ from colorseg.ops._registration import (
     empty,
     memory_format,
     needs_grad,
-    register_autocast,
     register_autograd,
     register_fake,
     traced,
