@@ -4,7 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import colorseg
 
@@ -57,3 +59,20 @@ def test_own_network(tmp_path):
     assert float(lines[0].split()[-1]) < 1e-4  # outputs of fused and plain
     plain, fused = (float(line.split()[2].rstrip(",")) for line in lines[-2:])
     assert fused == pytest.approx(plain, abs=2e-3)
+
+
+def test_colorize_photo(tmp_path):
+    """Pictures of the sample, and a photograph at its own size, with what is compared."""
+    done = python("colorize_photo.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "colored.png: grey, colored, original\n"
+    with Image.open(tmp_path / "colored.png") as picture:
+        assert picture.size == (4 * 3 * 32, 4 * 8 * 32)
+        picture.crop((128, 0, 384, 1024)).resize((50, 40)).save(tmp_path / "photo.png")
+    done = python("colorize_photo.py", "photo.png", "--out", "own.png", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "own.png") as picture:
+        grey, colored, original = np.split(np.array(picture, int), 3, axis=1)
+    assert np.array_equal(original, np.array(Image.open(tmp_path / "photo.png")))
+    assert np.ptp(grey, axis=2).max() == 0
+    assert np.ptp(colored, axis=2).max() > 10
