@@ -178,7 +178,7 @@ def register_autograd(
             then(output)
         return output
 
-    _refuse_second_derivative(f"{name}_backward", name)
+    _register_refusal(f"{name}_backward", name)
     return call
 
 
@@ -201,21 +201,25 @@ def one_at_a_time(grad_loss: Tensor) -> bool:
 def refuse_second_derivative(what: str, instead: str) -> None:
     """Raise in a backward pass that is to be differentiated itself."""
     if torch.is_grad_enabled():
-        raise RuntimeError(
-            f"{what} has no second derivative; for gradients of gradients use {instead}"
-        )
+        raise _no_second_derivative(what, instead)
 
 
-def _refuse_second_derivative(name: str, forward: str) -> None:
+def _register_refusal(name: str, forward: str) -> None:
     """Make differentiating the backward operator an error instead of a silent zero."""
 
     def backward(ctx: Any, *grads: Tensor | None) -> NoReturn:
-        raise RuntimeError(
-            f"colorseg.ops.{forward} has no second derivative; for gradients of gradients use "
-            f"colorseg.reference.{forward}, and colorseg.unfuse(model) for a whole model"
+        raise _no_second_derivative(
+            f"colorseg.ops.{forward}",
+            f"colorseg.reference.{forward}, and colorseg.unfuse(model) for a whole model",
         )
 
     torch.library.register_autograd(f"colorseg::{name}", backward)
+
+
+def _no_second_derivative(what: str, instead: str) -> RuntimeError:
+    return RuntimeError(
+        f"{what} has no second derivative; for gradients of gradients use {instead}"
+    )
 
 
 def is_half(value: Any) -> bool:
