@@ -1,7 +1,12 @@
 """What the compiled extension links to, and that its instruction sets stay apart."""
 
+import os
 import subprocess
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from torch.utils import cpp_extension
 
 from colorseg import _C
 
@@ -33,3 +38,19 @@ def test_the_extension_lies_in_the_package():
     import colorseg
 
     assert Path(str(_C.__file__)).parent == Path(str(colorseg.__file__)).parent
+
+
+def test_the_sources_are_cpp17():
+    """As which torch 2.11 compiles extensions; what surrounds the CUDA kernels: check_cuda.py."""
+    csrc = Path(__file__).parents[1] / "csrc"
+    include = [*cpp_extension.include_paths(), sysconfig.get_path("include")]
+    flags = ["-std=c++17", "-fsyntax-only", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
+    command = ["g++", "-w", *flags, *(f"-I{path}" for path in include)]
+
+    def errors(source: Path) -> str:
+        return subprocess.run([*command, source], capture_output=True, text=True).stderr
+
+    sources = [*csrc.glob("*.cpp"), *csrc.glob("cpu/*.cpp")]
+    assert len(sources) > 10
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        assert [*filter(None, pool.map(errors, sources))] == []

@@ -24,7 +24,7 @@ from torch.utils import cpp_extension
 CUDA = Path(__file__).parents[1] / "csrc" / "cuda"
 KERNEL_FLAGS = ["-std=c++17", "-O3", "-Xptxas", "-v", "-Werror", "all-warnings"]
 TORCH_FLAGS = [
-    "-std=c++20", "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020b000000000000",
+    "-std=c++17", "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020b000000000000",
     "-Xcompiler=-fvisibility=hidden,-Wall,-Werror",
 ]  # fmt: skip
 

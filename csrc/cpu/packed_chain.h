@@ -59,7 +59,10 @@ struct PlannedLayer {
 struct BatchSize {
   int64_t n, channels, height, width, threads;
   bool pairs;
-  bool operator==(const BatchSize&) const = default;
+  bool operator==(const BatchSize& other) const {
+    return n == other.n && channels == other.channels && height == other.height &&
+           width == other.width && threads == other.threads && pairs == other.pairs;
+  }
 };
 
 struct ChainPlan {
