@@ -63,16 +63,21 @@ def test_compiled_steps_equal_eager_ones(make):
 
 
 @pytest.mark.parametrize(
-    ("block", "layout", "size"),
+    ("make", "layout", "size"),
     [
         # as images come from a DataLoader
-        (ConvBNReLU(16, 16, 3).to(memory_format=torch.channels_last), "contiguous", (16, 16, 16)),
+        (
+            lambda: ConvBNReLU(16, 16, 3).to(memory_format=torch.channels_last),
+            "contiguous",
+            (16, 16, 16),
+        ),
         # a pool's result of one pixel is of both layouts
-        (ConvBNReLU(4, 8, 3, resample="maxpool2"), "channels_last", (4, 2, 2)),
+        (lambda: ConvBNReLU(4, 8, 3, resample="maxpool2"), "channels_last", (4, 2, 2)),
     ],
     ids=["weights in channels_last", "one pixel"],
 )
-def test_inductor_in_training(block, layout, size):
+def test_inductor_in_training(make, layout, size):
+    block = make()
     x = lay_out(torch.randn(3, *size), layout)
     results = []
     for model in (copy.deepcopy(block), torch.compile(copy.deepcopy(block))):

@@ -30,7 +30,7 @@ def results_of(model, x):
     leaves = [x, *model.parameters()]
     scale = torch.linspace(-1, 1, y[:1].numel(), dtype=y.dtype, device=y.device).view_as(y[:1])
     gradients = torch.autograd.grad(y, leaves, scale.expand_as(y))
-    return [t.detach().cpu() for t in (y, *gradients, *model.buffers())]
+    return [t.detach().cpu().double() for t in (y, *gradients, *model.buffers())]
 
 
 def plain_and_fused(rank, ranks, shares):
