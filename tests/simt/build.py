@@ -20,7 +20,7 @@ ROOT = HERE.parents[1]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 FLAGS = [
     "-DCOLORSEG_SIMT", "-D_GLIBCXX_ASSERTIONS", "-DTORCH_TARGET_VERSION=0x020b000000000000",
-    "-std=c++17", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall",
+    "-std=c++20", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall",
     "-Wno-psabi", "-Wno-unknown-pragmas", f"-I{HERE}", f"-ffile-prefix-map={ROOT}/=/",
 ]  # fmt: skip
 
