@@ -90,10 +90,16 @@ def _graphed(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     devices = sorted({str(p.device) for p in model.parameters()})
     if len(devices) > 1:
         raise ValueError(f"the model is on {' and '.join(devices)}; move all of it to one device")
-    network = copy.deepcopy(model).eval().to(dtype)
-    for ours, theirs in zip(network.modules(), model.modules(), strict=True):
-        if isinstance(ours, nn.BatchNorm2d):  # kernels read them in float32: no cast in each run
-            ours.float().load_state_dict(theirs.state_dict())
+    network = copy.deepcopy(model).eval()
+    if dtype in HALF:  # cuDNN fuses what follows a convolution on tensor cores
+        for part in list(network.modules()):
+            if isinstance(part, DeepLabV3 | Form):
+                fold(part, dtype)
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    exact = [copy.deepcopy(norm.state_dict()) for norm in norms]
+    network.to(dtype)
+    for norm, state in zip(norms, exact, strict=True):
+        norm.float().load_state_dict(state)  # kernels read them in float32: no cast in each run
     return GraphedNetwork(network)
 
 

@@ -161,7 +161,7 @@ def test_what_passes_the_relu_behind_a_residual_is_the_gradient_of_both(layout):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("channels", [4, 16, 40])
+@pytest.mark.parametrize("channels", [4, 40, 136, 520])
 @pytest.mark.parametrize("residual", [True, False])
 def test_sweeps_of_many_channels_in_channels_last(residual, channels, dtype):
     """Several chunks of positions behind a dilated convolution, at a mean of many deviations."""

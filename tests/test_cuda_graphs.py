@@ -8,12 +8,15 @@ import threading
 import pytest
 import torch
 from conftest import assert_close
+from test_inference_deeplab import exact, randomized
 from torch import nn
 
+import colorseg
 from colorseg import models, optimize_for_inference
 from colorseg.data import load
 from colorseg.models import NETWORKS
 from colorseg.nn import graphed
+from colorseg.nn.folded import FoldedConv2d
 from colorseg.nn.graphed import MAX_GRAPHS, GraphedNetwork, Recording
 from colorseg.training import Config, fit
 
@@ -52,6 +55,20 @@ def test_half_types_keep_batch_norms_in_float32(dtype):
     assert torch.equal(norms[0].running_mean, model.module1[1].running_mean)
     x = torch.rand(2, 1, 16, 12).to(dtype)
     assert_close(optimized(x), copy.deepcopy(model).double()(x.double()))
+
+
+@on_gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_batch_norms_of_a_resnet_are_folded_in_half_types(dtype):
+    model = randomized(models.deeplabv3("resnet50", 3, aux=True)).eval()
+    x = torch.randn(2, 3, 65, 80)
+    optimized = optimize_for_inference(model, dtype)
+    assert any(isinstance(m, FoldedConv2d) for m in optimized.modules())
+    got, want = optimized(x.to(dtype))["out"], exact(model, x)["out"]
+    with torch.no_grad(), torch.autocast("cuda", dtype):
+        theirs = colorseg.unfuse(copy.deepcopy(model))(x)["out"]
+    assert got.dtype == dtype
+    assert (got - want).norm() < 1.5 * (theirs - want).norm()
 
 
 @on_gpu

@@ -15,6 +15,7 @@ from colorseg.nn.functional import conv_bn_relu, one_by_one, why_not_readable
 from colorseg.nn.runs import Run, find_run
 from colorseg.nn.tracing import operations
 from colorseg.nn.twins import twin
+from colorseg.ops._registration import memory_format
 
 
 class Form:
@@ -189,6 +190,8 @@ class ImagePooling(Form):
         if not isinstance(run, Run) or run.length != len(modules) or one_by_one(x):
             return self.written(x)
         y = conv_bn_relu(run.conv, run.bn, pool(x), relu=run.relu)
+        if y.shape[-2:] == (1, 1):  # the sum of its gradient needs no atomics, as interpolation's
+            return y.expand(-1, -1, *x.shape[-2:]).contiguous(memory_format=memory_format(x))
         return F.interpolate(y, size=x.shape[-2:], mode="bilinear", align_corners=False)
 
 

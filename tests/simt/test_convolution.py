@@ -101,7 +101,9 @@ def test_half_types(kernel, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("channels", [(2, 1), (3, 8), (17, 33), (64, 72), (128, 100)], ids=str)
 def test_channels(channels, dtype):
-    for got, want in run(dtype, channels, size=(3, 5, 6)):
+    # in half types cuDNN is faster at many channels of one map
+    skip = 2 if channels[0] >= 64 else 0
+    for got, want in run(dtype, (channels[0] - skip, channels[1]), size=(3, 5, 6), skip=skip):
         assert_close(got, want)
 
 

@@ -26,38 +26,45 @@ __global__ void __launch_bounds__(kChannelThreads)
   store_part(map, channel, own, shared_memory<Moments>(), parts);
 }
 
-// The same of a map in channels_last.  A few deviations are added up in float.
+// The same of a map in channels_last: deviations from the block's first value, a few of which are
+// added up in float.
 template <typename T>
 __global__ void __launch_bounds__(kSweepThreads)
     moments_vectors(PixelMap map, const T* x, Moments* parts) {
   await_previous();
   constexpr int kCount = Vector<T>::kCount;
+  const Chunk chunk(map);
+  const auto shift_of = [&](int64_t channel) {
+    const float value = widen(x[chunk.first * map.channels + channel]);
+    return isfinite(value) ? value : 0.0f;
+  };
+  const int64_t channel = sweep_place(SweepShape<T>(map)).channel;
   Vector<T> values[kSweepBatch];
-  float shift[kCount] = {}, few[kCount] = {}, few_squares[kCount] = {};
-  double count = 0, sum[kCount] = {}, squares[kCount] = {};
+  float shift[kCount], few[kCount] = {}, few_squares[kCount] = {};
+  PairSums<T> own;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) shift[i] = shift_of(channel + i);
   sweep_chunk<T>(
       map, [&](int b, int64_t at) { values[b] = *reinterpret_cast<const Vector<T>*>(x + at); },
       [&](int b) {
 #pragma unroll
         for (int i = 0; i < kCount; ++i) {
-          const float value = widen(values[b].values[i]);
-          if (count == 0 && isfinite(value)) shift[i] = value;
-          const float deviation = value - shift[i];
+          const float deviation = widen(values[b].values[i]) - shift[i];
           few[i] += deviation, few_squares[i] += deviation * deviation;
         }
-        count += 1;
       },
       [&] {
 #pragma unroll
         for (int i = 0; i < kCount; ++i) {
-          sum[i] += few[i], squares[i] += few_squares[i];
+          own.first[i] += few[i], own.second[i] += few_squares[i];
           few[i] = few_squares[i] = 0;
         }
       });
-  Moments own[kCount] = {};
-  for (int i = 0; i < kCount && count > 0; ++i)
-    own[i] = {{count, double(shift[i]) + sum[i] / count, squares[i] - sum[i] * sum[i] / count}};
-  store_vector_parts<T>(map, own, shared_memory<Moments>(), parts);
+  add_pairs<T>(map, own, shared_memory<double>(), [&](int64_t c, double sum, double squares) {
+    const double count = double(chunk.last - chunk.first), mean = sum / count;
+    parts[int64_t(blockIdx.x) * map.channels + c] = {
+        {count, double(shift_of(c)) + mean, squares - sum * mean}};
+  });
 }
 
 template <typename A>
@@ -66,24 +73,29 @@ __device__ ChannelAffine<A> affine_of(double mean, double var, const BatchNorm<A
   return {A(mean), A(scale), bn.bias ? bn.bias[c] : A(0)};
 }
 
-// A block per channel.
-template <typename A>
+template <typename A, int kThreads>
 __global__ void __launch_bounds__(kChannelThreads)
-    finish(const Moments* parts, int64_t count, BatchNorm<A> bn, double* mean, double* var,
-           ChannelAffine<A>* affine) {
+    finish(int64_t channels, const Moments* parts, int64_t count, BatchNorm<A> bn, double* mean,
+           double* var, ChannelAffine<A>* affine) {
   await_previous();
-  const int64_t c = blockIdx.x;
-  double of_mean, of_var;
-  if (parts) {
-    const Moments all = merged_parts(gridDim.x, c, parts, count, shared_memory<double>());
-    of_mean = all.values[1], of_var = all.values[2] / all.values[0];
-  } else {
-    of_mean = bn.running_mean ? double(bn.running_mean[c]) : 0.0;
-    of_var = bn.running_var ? double(bn.running_var[c]) : 1.0;
-  }
-  if (threadIdx.x != 0) return;
-  mean[c] = of_mean, var[c] = of_var;
-  affine[c] = affine_of(of_mean, of_var, bn, c);
+  const int64_t c = merge_channel<kThreads>();
+  if (c >= channels) return;
+  const Moments all = merged_parts<kThreads>(channels, c, parts, count, shared_memory<double>());
+  if (threadIdx.x % kThreads != 0) return;
+  mean[c] = all.values[1], var[c] = all.values[2] / all.values[0];
+  affine[c] = affine_of(mean[c], var[c], bn, c);
+}
+
+// The same of running statistics.
+template <typename A>
+__global__ void take_running(int64_t channels, BatchNorm<A> bn, double* mean, double* var,
+                             ChannelAffine<A>* affine) {
+  await_previous();
+  const int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (c >= channels) return;
+  mean[c] = bn.running_mean ? double(bn.running_mean[c]) : 0.0;
+  var[c] = bn.running_var ? double(bn.running_var[c]) : 1.0;
+  affine[c] = affine_of(mean[c], var[c], bn, c);
 }
 
 template <typename A>
@@ -113,16 +125,15 @@ __global__ void __launch_bounds__(kChannelThreads)
 
 // The same of a map in channels_last, which is not replicated.
 template <typename T>
-__global__ void __launch_bounds__(kSweepThreads)
+__global__ void __launch_bounds__(kSweepThreads, 2)
     apply_vectors(PixelMap map, const T* x, const ChannelAffine<float>* affine, bool relu,
                   const T* residual, T* y) {
   await_previous();
   constexpr int kCount = Vector<T>::kCount;
-  const int channel = sweep_channel<T>(map);
   ChannelAffine<float> a[kCount];
-  for (int i = 0; i < kCount; ++i) a[i] = affine[channel + i];
+  load_affines(affine + sweep_place(SweepShape<T>(map)).channel, a);
   Vector<T> values[kSweepBatch], added[kSweepBatch];
-  sweep<T>(
+  sweep<T, kSweepBatch>(
       map,
       [&](int b, int64_t at) {
         values[b] = *reinterpret_cast<const Vector<T>*>(x + at);
@@ -139,14 +150,19 @@ __global__ void __launch_bounds__(kSweepThreads)
       });
 }
 
+constexpr int kAffineThreads = 128;
+dim3 affine_grid(int64_t channels) {
+  return dim3(static_cast<unsigned>((channels + kAffineThreads - 1) / kAffineThreads));
+}
+
 }  // namespace
 
 template <typename T>
 void add_moments(const PixelMap& map, const T* x, Moments* parts, Stream stream) {
   if constexpr (!std::is_same_v<T, double>) {
     if (has_vectors<T>(map, {x}))
-      return launch(moments_vectors<T>, dim3(static_cast<unsigned>(channel_chunks(map))),
-                    dim3(kSweepThreads), kSweepThreads * sizeof(Moments), stream, map, x, parts);
+      return launch(moments_vectors<T>, chunk_grid<T>(map), dim3(kSweepThreads), kPairSumsBytes<T>,
+                    stream, map, x, parts);
   }
   launch(moments<T>, channel_grid(map), dim3(kChannelThreads), kChannelThreads * sizeof(Moments),
          stream, map, x, parts);
@@ -155,15 +171,19 @@ void add_moments(const PixelMap& map, const T* x, Moments* parts, Stream stream)
 template <typename A>
 void finish_moments(int64_t channels, const Moments* parts, int64_t count, const BatchNorm<A>& bn,
                     double* mean, double* var, ChannelAffine<A>* affine, Stream stream) {
-  launch(finish<A>, dim3(static_cast<unsigned>(channels)), dim3(kChannelThreads),
-         kMostWarps * sizeof(double), stream, parts, count, bn, mean, var, affine);
+  if (!parts)
+    return launch(take_running<A>, affine_grid(channels), dim3(kAffineThreads), 0, stream, channels,
+                  bn, mean, var, affine);
+  launch(count <= kPartsOfWarp ? finish<A, kWarp> : finish<A, kChannelThreads>,
+         merge_grid(channels, count), dim3(kChannelThreads), kMostWarps * sizeof(double), stream,
+         channels, parts, count, bn, mean, var, affine);
 }
 
 template <typename A>
 void affine_of(int64_t channels, const double* mean, const double* var, const BatchNorm<A>& bn,
                ChannelAffine<A>* affine, Stream stream) {
-  launch(affines<A>, dim3(static_cast<unsigned>((channels + 127) / 128)), dim3(128), 0, stream,
-         channels, mean, var, bn, affine);
+  launch(affines<A>, affine_grid(channels), dim3(kAffineThreads), 0, stream, channels, mean, var,
+         bn, affine);
 }
 
 template <typename T, typename A>

@@ -9,7 +9,7 @@ namespace colorseg::cuda {
 // It depends on the map alone, so that sums have the same bits on every device.
 __host__ __device__ inline int64_t channel_chunk(const PixelMap& map) {
   if (!map.channels_last) return 4096;
-  const int64_t most_chunks = 1024, fewest = 64;
+  const int64_t most_chunks = 1024, fewest = map.channels < 512 ? 64 : 128;
   const int64_t share = (map.n * map.pixels + most_chunks - 1) / most_chunks;
   return share > fewest ? share : fewest;
 }

@@ -34,16 +34,15 @@ __global__ void __launch_bounds__(kChannelThreads)
 // The same of a map in channels_last, which was not replicated.  A few values are added up in
 // float.
 template <typename T>
-__global__ void __launch_bounds__(kSweepThreads)
+__global__ void __launch_bounds__(kSweepThreads, 2)
     sums_vectors(NormalizeBackward<T, float> p, GradientSums* parts) {
   await_previous();
   constexpr int kCount = Vector<T>::kCount;
-  const int channel = sweep_channel<T>(p.map);
   ChannelAffine<float> a[kCount];
-  for (int i = 0; i < kCount; ++i) a[i] = p.affine[channel + i];
+  load_affines(p.affine + sweep_place(SweepShape<T>(p.map)).channel, a);
   Vector<T> grads[kSweepBatch], maps[kSweepBatch];
   float few[kCount] = {}, few_products[kCount] = {};
-  GradientSums own[kCount] = {};
+  PairSums<T> own;
   sweep_chunk<T>(
       p.map,
       [&](int b, int64_t at) {
@@ -62,23 +61,26 @@ __global__ void __launch_bounds__(kSweepThreads)
       [&] {
 #pragma unroll
         for (int i = 0; i < kCount; ++i) {
-          own[i].values[0] += few[i], own[i].values[1] += few_products[i];
+          own.first[i] += few[i], own.second[i] += few_products[i];
           few[i] = few_products[i] = 0;
         }
       });
-  store_vector_parts<T>(p.map, own, shared_memory<GradientSums>(), parts);
+  add_pairs<T>(p.map, own, shared_memory<double>(), [&](int64_t c, double g, double gx) {
+    parts[int64_t(blockIdx.x) * p.map.channels + c] = {{g, gx}};
+  });
 }
 
-// A block per channel.
-template <typename A>
+template <typename A, int kThreads>
 __global__ void __launch_bounds__(kChannelThreads)
-    finish(const GradientSums* parts, int64_t parts_count, const double* var, double eps,
-           double values, bool batch_statistics, const ChannelAffine<A>* affine, A* grad_weight,
-           A* grad_bias, ChannelAffine<A>* out) {
+    finish(int64_t channels, const GradientSums* parts, int64_t parts_count, const double* var,
+           double eps, double values, bool batch_statistics, const ChannelAffine<A>* affine,
+           A* grad_weight, A* grad_bias, ChannelAffine<A>* out) {
   await_previous();
-  const int64_t c = blockIdx.x;
-  const GradientSums all = merged_parts(gridDim.x, c, parts, parts_count, shared_memory<double>());
-  if (threadIdx.x != 0) return;
+  const int64_t c = merge_channel<kThreads>();
+  if (c >= channels) return;
+  const GradientSums all =
+      merged_parts<kThreads>(channels, c, parts, parts_count, shared_memory<double>());
+  if (threadIdx.x % kThreads != 0) return;
   const double g = all.values[0], gx = all.values[1], scale = affine[c].scale;
   const double square = var[c] + eps;
   if (grad_weight) grad_weight[c] = A(gx / sqrt(square));
@@ -105,15 +107,15 @@ __global__ void __launch_bounds__(kChannelThreads)
 
 // The same of a map in channels_last, which was not replicated.
 template <typename T>
-__global__ void __launch_bounds__(kSweepThreads)
+__global__ void __launch_bounds__(kSweepThreads, 2)
     apply_vectors(NormalizeBackward<T, float> p, const ChannelAffine<float>* out, T* grad_x) {
   await_previous();
-  constexpr int kCount = Vector<T>::kCount;
-  const int channel = sweep_channel<T>(p.map);
+  constexpr int kCount = Vector<T>::kCount, kBatch = 3;  // more would spill registers
+  const int channel = sweep_place(SweepShape<T>(p.map)).channel;
   ChannelAffine<float> a[kCount], o[kCount];
-  for (int i = 0; i < kCount; ++i) a[i] = p.affine[channel + i], o[i] = out[channel + i];
-  Vector<T> grads[kSweepBatch], maps[kSweepBatch];
-  sweep<T>(
+  load_affines(p.affine + channel, a), load_affines(out + channel, o);
+  Vector<T> grads[kBatch], maps[kBatch];
+  sweep<T, kBatch>(
       p.map,
       [&](int b, int64_t at) {
         grads[b] = *reinterpret_cast<const Vector<T>*>(p.grad + at);
@@ -125,7 +127,7 @@ __global__ void __launch_bounds__(kSweepThreads)
           const float deviation = widen(maps[b].values[i]) - a[i].center;
           float g = widen(grads[b].values[i]);
           if (p.relu && deviation * a[i].scale + a[i].offset <= 0) g = 0;
-          float value = o[i].scale * g + o[i].offset;
+          float value = a[i].scale * g + o[i].offset;
           if (o[i].center != 0) value += o[i].center * deviation;
           grads[b].values[i] = narrow<T>(value);
         }
@@ -168,8 +170,8 @@ template <typename T, typename A>
 void add_gradients(const NormalizeBackward<T, A>& p, GradientSums* parts, Stream stream) {
   if constexpr (!std::is_same_v<T, double>) {
     if (p.width == 0 && has_vectors<T>(p.map, {p.grad, p.x}))
-      return launch(sums_vectors<T>, dim3(static_cast<unsigned>(channel_chunks(p.map))),
-                    dim3(kSweepThreads), kSweepThreads * sizeof(GradientSums), stream, p, parts);
+      return launch(sums_vectors<T>, chunk_grid<T>(p.map), dim3(kSweepThreads), kPairSumsBytes<T>,
+                    stream, p, parts);
   }
   launch(sums<T, A>, channel_grid(p.map), dim3(kChannelThreads),
          kChannelThreads * sizeof(GradientSums), stream, p, parts);
@@ -180,9 +182,10 @@ void finish_gradients(int64_t channels, const GradientSums* parts, int64_t parts
                       const double* var, double eps, double values, bool batch_statistics,
                       const ChannelAffine<A>* affine, A* grad_weight, A* grad_bias,
                       ChannelAffine<A>* out, Stream stream) {
-  launch(finish<A>, dim3(static_cast<unsigned>(channels)), dim3(kChannelThreads),
-         kMostWarps * sizeof(double), stream, parts, parts_count, var, eps, values,
-         batch_statistics, affine, grad_weight, grad_bias, out);
+  launch(parts_count <= kPartsOfWarp ? finish<A, kWarp> : finish<A, kChannelThreads>,
+         merge_grid(channels, parts_count), dim3(kChannelThreads), kMostWarps * sizeof(double),
+         stream, channels, parts, parts_count, var, eps, values, batch_statistics, affine,
+         grad_weight, grad_bias, out);
 }
 
 template <typename T, typename A>

@@ -1,9 +1,11 @@
 // Walks over the values of one channel of a map of either layout, and adds up over them.
 //
 // Planes (n, channels, pixels): a block takes a chunk of positions of one channel.  Interleaved
-// (n, pixels, channels): it takes those of kWarp channels, a lane each; or of all channels, a
-// vector each, where those are whole.
+// (n, pixels, channels): it takes those of kWarp channels, a lane each; or, where they are whole,
+// those of kSweepColumns vectors of them.
 #pragma once
+#include <cstring>
+
 #include "batch_norm.h"
 #include "number.cuh"
 #include "reduce.cuh"
@@ -24,13 +26,21 @@ __device__ inline int64_t channel_of(const PixelMap& map) {
   return map.channels_last ? int64_t(blockIdx.y) * kWarp + threadIdx.x % kWarp : blockIdx.y;
 }
 
+// The positions that the block takes.
+struct Chunk {
+  int64_t first, last;
+  explicit __device__ Chunk(const PixelMap& map) {
+    const int64_t chunk = channel_chunk(map), count = map.n * map.pixels;
+    first = int64_t(blockIdx.x) * chunk;
+    last = first + chunk < count ? first + chunk : count;
+  }
+};
+
 // Calls body(index in the map) for every value of the thread's channel that the thread takes.
 template <typename Body>
 __device__ void for_each_value(const PixelMap& map, int64_t channel, const Body& body) {
   if (channel >= map.channels) return;
-  const int64_t chunk = channel_chunk(map), count = map.n * map.pixels;
-  const int64_t first = int64_t(blockIdx.x) * chunk;
-  const int64_t last = first + chunk < count ? first + chunk : count;
+  const auto [first, last] = Chunk(map);
   if (map.channels_last) {
     for (int64_t p = first + threadIdx.x / kWarp; p < last; p += kRows)
       body(p * map.channels + channel);
@@ -118,53 +128,97 @@ __device__ void store_part(const PixelMap& map, int64_t channel, const S& sums, 
 template <typename T, typename Load, typename Use, typename Flush>
 __device__ void sweep_chunk(const PixelMap& map, const Load& load, const Use& use,
                             const Flush& flush) {
-  const int vectors = static_cast<int>(map.channels) / Vector<T>::kCount;
-  const int rows = kSweepThreads / vectors, row = static_cast<int>(threadIdx.x) / vectors;
-  if (row >= rows) return;
-  const int64_t chunk = channel_chunk(map), count = map.n * map.pixels;
-  const int64_t first = int64_t(blockIdx.x) * chunk;
-  const int64_t last = first + chunk < count ? first + chunk : count;
-  const int channel = sweep_channel<T>(map);
-  for (int64_t p = first + row; p < last; p += kSweepBatch * rows) {
+  const SweepShape<T> shape(map);
+  const SweepPlace place = sweep_place(shape);
+  if (!place.active) return;
+  const Chunk chunk(map);
+  const int rows = shape.rows();
+  for (int64_t p = chunk.first + place.row; p < chunk.last; p += kSweepBatch * rows) {
 #pragma unroll
     for (int b = 0; b < kSweepBatch; ++b) {
-      if (p + b * rows < last) load(b, (p + b * rows) * map.channels + channel);
+      if (p + b * rows < chunk.last) load(b, (p + b * rows) * map.channels + place.channel);
     }
 #pragma unroll
     for (int b = 0; b < kSweepBatch; ++b) {
-      if (p + b * rows < last) use(b);
+      if (p + b * rows < chunk.last) use(b);
     }
     flush();
   }
 }
 
-// Merges what the threads of a block have of their vector's channels into parts[chunk][channel];
-// shared: [kSweepThreads].
-template <typename T, typename S>
-__device__ void store_vector_parts(const PixelMap& map, const S (&own)[Vector<T>::kCount],
-                                   S* shared, S* parts) {
-  const int vectors = static_cast<int>(map.channels) / Vector<T>::kCount;
-  const int rows = kSweepThreads / vectors;
-  for (int i = 0; i < Vector<T>::kCount; ++i) {
-    shared[threadIdx.x] = own[i];
-    __syncthreads();
-    const auto at = [&](int64_t row) { return shared[row * vectors + threadIdx.x]; };
-    if (static_cast<int>(threadIdx.x) < vectors) {
-      parts[int64_t(blockIdx.x) * map.channels + sweep_channel<T>(map) + i] =
-          merged(S{}, 0, rows, 1, at, [](double x) { return x; });
-    }
-    __syncthreads();
-  }
+// One block for each chunk of each group of columns.
+template <typename T>
+dim3 chunk_grid(const PixelMap& map) {
+  return dim3(static_cast<unsigned>(channel_chunks(map)),
+              static_cast<unsigned>(SweepShape<T>(map).groups()));
 }
 
-// What `count` parts of a channel are together, in every thread of a block; shared: [kMostWarps].
-template <typename S>
+// Two sums for each channel of a thread's vectors.
+template <typename T>
+struct PairSums {
+  double first[Vector<T>::kCount] = {}, second[Vector<T>::kCount] = {};
+};
+
+template <typename T>
+constexpr size_t kPairSumsBytes = size_t(2) * Vector<T>::kCount * kSweepThreads * sizeof(double);
+
+// Adds up what the threads of a block have, and calls store(channel, first, second) for each
+// channel, a thread each; shared: kPairSumsBytes.
+template <typename T, typename Store>
+__device__ void add_pairs(const PixelMap& map, const PairSums<T>& own, double* shared,
+                          const Store& store) {
+  constexpr int kCount = Vector<T>::kCount;
+  const SweepShape<T> shape(map);
+  const int thread = static_cast<int>(threadIdx.x), columns = shape.columns();
+  double* const seconds = shared + kCount * kSweepThreads;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    shared[i * kSweepThreads + thread] = own.first[i];
+    seconds[i * kSweepThreads + thread] = own.second[i];
+  }
+  __syncthreads();
+  const int vector = static_cast<int>(blockIdx.y) * columns + thread % columns,
+            i = thread / columns;
+  if (i >= kCount || vector >= shape.vectors) return;
+  double first = 0, second = 0;
+  for (int row = 0; row < shape.rows(); ++row) {
+    const int at = i * kSweepThreads + row * columns + thread % columns;
+    first += shared[at], second += seconds[at];
+  }
+  store(vector * kCount + i, first, second);
+}
+
+// The affines of a vector's channels, by vectors of 16 bytes.
+template <int kCount>
+__device__ void load_affines(const ChannelAffine<float>* from, ChannelAffine<float> (&to)[kCount]) {
+  constexpr int kLoads = kCount * 3 / Vector<float>::kCount;
+  Vector<float> loaded[kLoads];
+  static_assert(sizeof(loaded) == sizeof(to));
+#pragma unroll
+  for (int i = 0; i < kLoads; ++i) loaded[i] = reinterpret_cast<const Vector<float>*>(from)[i];
+  memcpy(to, loaded, sizeof(to));
+}
+
+// What `count` parts of a channel are together, for the threads that share it: kWarp of them, or
+// the block with kMostWarps of shared memory.
+template <int kThreads, typename S>
 __device__ S merged_parts(int64_t channels, int64_t channel, const S* parts, int64_t count,
                           double* shared) {
   return merged(
-      S{}, threadIdx.x, count, kChannelThreads,
+      S{}, threadIdx.x % kThreads, count, kThreads,
       [&](int64_t i) { return parts[i * channels + channel]; },
-      [&](double x) { return block_sum(x, shared); });
+      [&](double x) { return kThreads == kWarp ? warp_sum(x) : block_sum(x, shared); });
+}
+
+// Of few parts a warp merges a channel's, without barriers; of many, a block.
+constexpr int64_t kPartsOfWarp = 256;
+inline dim3 merge_grid(int64_t channels, int64_t parts) {
+  const int64_t side = parts <= kPartsOfWarp ? kChannelThreads / kWarp : 1;
+  return dim3(static_cast<unsigned>((channels + side - 1) / side));
+}
+template <int kThreads>
+__device__ int64_t merge_channel() {
+  return int64_t(blockIdx.x) * (kChannelThreads / kThreads) + threadIdx.x / kThreads;
 }
 
 }  // namespace colorseg::cuda

@@ -5,7 +5,7 @@
 namespace colorseg::cuda {
 namespace {
 
-constexpr int kUpdateThreads = 128;
+constexpr int kUpdateThreads = 1024;  // two rounds for the most channels of a ResNet
 
 template <typename T>
 __device__ void move(void* running, int channel, double momentum, double towards) {
