@@ -81,12 +81,18 @@ void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b
   }
 }
 
-// To 10 bits of mantissa, ties away from zero.
+template <typename T>
+void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  for (float& sum : c) sum = 0;
+  multiply_add<T>(c, a, b0, b1);
+}
+
 inline void copy_async(void* to, const void* from, bool inside) {
   simt::copy_later(to, from, inside);
 }
 inline void await_copies() { simt::finish_copies(); }
 
+// To 10 bits of mantissa, ties away from zero.
 inline float to_tf32(float x) {
   if (!std::isfinite(x)) return x;
   return std::bit_cast<float>((std::bit_cast<uint32_t>(x) + 0x1000u) & 0xffffe000u);

@@ -69,9 +69,9 @@ struct BlockWeight {
   }
 };
 
-// The products of a phase, for kTilesM times 16 positions of a warp.  rows: where this lane's rows
-// of the tile begin.
-template <typename T, bool kStrict, int kTilesM, int kTilesN>
+// The products of a phase, for kTilesM times 16 positions of a warp, kSteps of a tap at a time.
+// rows: where this lane's rows of the tile begin.
+template <typename T, bool kStrict, int kTilesM, int kTilesN, int kSteps>
 __device__ void multiply(const Convolution<T>& p, int phase, int row_bytes,
                          const BlockWeight<T, kStrict, kTilesN>& block_weight,
                          const unsigned char* const (&rows)[kTilesM],
@@ -85,7 +85,7 @@ __device__ void multiply(const Convolution<T>& p, int phase, int row_bytes,
   for (int n = 0; n < kTilesN; ++n) next[n] = weight[n * kWarp];
   for (int t = p.taps.first[phase]; t < p.taps.first[phase + 1]; ++t) {
     const int at = ((p.taps.dy[t] - p.taps.top) * columns + p.taps.dx[t] - p.taps.left) * row_bytes;
-#pragma unroll(kStrict ? 1 : 2)
+#pragma unroll(kSteps)
     for (int step = 0; step < steps; ++step) {
       Weight b[kTilesN];
       weight += block_weight.stride;  // one behind the last is there, too
@@ -108,6 +108,8 @@ __global__ void __launch_bounds__(kConvThreads, kBlocksEach)
   constexpr bool kTf32 = sizeof(T) == 4 && !kStrict;
   // vectors that a thread has on their way, as registers allow
   constexpr int kUnroll = sizeof(T) == 4 && kTilesN < 8 ? 4 : 2;
+  // one at a time moves every weight from register to register, but needs fewer
+  constexpr int kSteps = kStrict && kGradient && kTilesN == 4 ? 1 : 2;
   constexpr int kColumns = kTilesN * 8, kStride = stage_stride<kColumns>();
   auto* shared = shared_memory<unsigned char>();
   const Memory memory = memory_of<T, kStrict, kTilesN>(p);
@@ -142,7 +144,7 @@ __global__ void __launch_bounds__(kConvThreads, kBlocksEach)
     __syncthreads();
     for (int phase = 0; phase < p.taps.phases(); ++phase) {
       float sums[kTilesM][kTilesN][4] = {};
-      multiply<T, kStrict, kTilesM, kTilesN>(p, phase, memory.row, weight, rows, sums);
+      multiply<T, kStrict, kTilesM, kTilesN, kSteps>(p, phase, memory.row, weight, rows, sums);
       __syncthreads();  // all have read the tile, or the phase before
 #pragma unroll
       for (int m = 0; m < kTilesM; ++m) {

@@ -54,7 +54,10 @@ __global__ void __launch_bounds__(kPackThreads) pack(const __grid_constant__ Pac
       const float second = entry(p, t, k + 1, n);
       fragment.high[half] = pair(narrow<T>(value), narrow<T>(second));
     } else if constexpr (kStrict) {
-      split(value, fragment.high[half], fragment.low[half]);
+      uint32_t rest;
+      split(value, fragment.high[half], rest);
+      // rounded, not cut off: half the error, at no cost here
+      fragment.low[half] = __float_as_uint(to_tf32(__uint_as_float(rest)));
     } else {
       fragment.high[half] = __float_as_uint(to_tf32(value));
     }
