@@ -190,7 +190,7 @@ template <typename T, typename A>
 void normalize(const PixelMap& map, const T* x, const ChannelAffine<A>* affine, bool relu,
                const T* residual, int64_t width, T* y, Stream stream) {
   if constexpr (!std::is_same_v<T, double>) {
-    if (width == 0 && has_vectors<T>(map, {x, residual, y}))
+    if (width == 0 && has_vectors<T>(map, {x, affine, residual, y}))
       return launch(apply_vectors<T>, sweep_grid<T>(map), dim3(kSweepThreads), 0, stream, map, x,
                     affine, relu, residual, y);
   }

@@ -169,7 +169,7 @@ __global__ void relu_gradient_vectors(int64_t vectors, const Vector<T>* grad, co
 template <typename T, typename A>
 void add_gradients(const NormalizeBackward<T, A>& p, GradientSums* parts, Stream stream) {
   if constexpr (!std::is_same_v<T, double>) {
-    if (p.width == 0 && has_vectors<T>(p.map, {p.grad, p.x}))
+    if (p.width == 0 && has_vectors<T>(p.map, {p.grad, p.x, p.affine}))
       return launch(sums_vectors<T>, chunk_grid<T>(p.map), dim3(kSweepThreads), kPairSumsBytes<T>,
                     stream, p, parts);
   }
@@ -192,7 +192,7 @@ template <typename T, typename A>
 void apply_gradients(const NormalizeBackward<T, A>& p, const ChannelAffine<A>* out, T* grad_x,
                      Stream stream) {
   if constexpr (!std::is_same_v<T, double>) {
-    if (p.width == 0 && has_vectors<T>(p.map, {p.grad, p.x, grad_x}))
+    if (p.width == 0 && has_vectors<T>(p.map, {p.grad, p.x, p.affine, out, grad_x}))
       return launch(apply_vectors<T>, sweep_grid<T>(p.map), dim3(kSweepThreads), 0, stream, p, out,
                     grad_x);
   }
