@@ -18,6 +18,7 @@ TESTS = [
     "tests/test_conv2d.py", "tests/test_conv_bn_relu.py", "tests/test_soft_iou_loss.py",
     "tests/test_color_cross_entropy.py", "tests/test_nearest_color.py", "tests/test_chain.py",
     "tests/test_blocks.py", "tests/test_models.py", "tests/test_inference.py",
+    "tests/test_inference_deeplab.py", "tests/test_deeplabv3.py", "tests/test_packed_conv2d.py",
 ]  # fmt: skip
 
 
