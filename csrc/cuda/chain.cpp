@@ -52,12 +52,8 @@ bool chain_fits(const Tensor& x, const std::vector<Tensor>& parameters, const In
     const Planned planned = plan_layer(layer, links, strict);
     if (!planned.fits) return false;
     const BlockShape& s = planned.shape;
-    links.push_back({map({s.conv.n, s.conv.out_channels, s.height, s.width}),
-                     nothing(x),
-                     {},
-                     s,
-                     layer.relu,
-                     layer.resample == Resample::kUpsample2});
+    const Tensor result = map({s.conv.n, s.conv.out_channels, s.height, s.width});
+    links.push_back(link_of(layer, s, result, nothing(x), {}));
   }
   return true;
 }
@@ -83,8 +79,7 @@ std::vector<Tensor> chain(const Tensor& x, const std::vector<Tensor>& parameters
       break;
     }
     const BlockMap map = own_block_map(planned.own, planned.shape, layer.bias, layer.bn);
-    links.push_back({map.map, map.argmax, map.vectors, planned.shape, layer.relu,
-                     layer.resample == Resample::kUpsample2});
+    links.push_back(link_of(layer, planned.shape, map.map, map.argmax, map.vectors));
     const Link& link = links.back();
     results.insert(results.end(), {link.map, link.argmax, link.vectors->mean, link.vectors->var,
                                    link.vectors->affines});
@@ -138,8 +133,8 @@ Tensor prepared_chain(const Tensor& x, const std::vector<Tensor>& parameters,
     const OptionalTensor bias = optional(p[1]);
     if (i + 1 == layers.size()) return own_conv2d(planned.own, bias);
     const ChannelVectors vectors(nothing(x), nothing(x), p[2]);
-    links.push_back({own_resampled(planned.own, planned.shape, bias), nothing(x), vectors,
-                     planned.shape, layers[i].relu, layers[i].resample == Resample::kUpsample2});
+    links.push_back(link_of(layers[i], planned.shape,
+                            own_resampled(planned.own, planned.shape, bias), nothing(x), vectors));
   }
 }
 

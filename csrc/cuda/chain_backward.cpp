@@ -151,8 +151,7 @@ std::vector<Planned> read_saved(const std::vector<Layer>& layers, const std::vec
     if (i + 1 == layers.size()) break;
     const Tensor* s = &saved[kSavedTensors * i];
     const ChannelVectors vectors(s[2], s[3], s[4]);
-    links.push_back(
-        {s[0], s[1], vectors, plans[i].shape, layer.relu, layer.resample == Resample::kUpsample2});
+    links.push_back(link_of(layer, plans[i].shape, s[0], s[1], vectors));
   }
   return plans;
 }

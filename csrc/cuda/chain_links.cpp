@@ -18,6 +18,11 @@ OwnConvolution own_of(const Layer& layer, const std::vector<Link>& links, const 
 
 }  // namespace
 
+Link link_of(const Layer& layer, const BlockShape& shape, const Tensor& map, const Tensor& argmax,
+             const std::optional<ChannelVectors>& vectors) {
+  return {map, argmax, vectors, shape, layer.relu, layer.resample == Resample::kUpsample2};
+}
+
 int channels_of_link(const std::vector<Layer>& layers, const Tensor& x, int64_t link) {
   if (link < 0) return 0;
   const int axis = link > 0 && layers[link - 1].options.transposed ? 1 : 0;

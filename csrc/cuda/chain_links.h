@@ -17,6 +17,10 @@ struct Link {
   }
 };
 
+// The link that a layer makes of what it stored.
+Link link_of(const Layer& layer, const BlockShape& shape, const Tensor& map, const Tensor& argmax,
+             const std::optional<ChannelVectors>& vectors);
+
 // How a layer convolves its links.
 struct Planned {
   OwnConvolution own;

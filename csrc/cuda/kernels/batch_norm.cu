@@ -171,7 +171,7 @@ void add_moments(const PixelMap& map, const T* x, Moments* parts, Stream stream)
 template <typename A>
 void finish_moments(int64_t channels, const Moments* parts, int64_t count, const BatchNorm<A>& bn,
                     double* mean, double* var, ChannelAffine<A>* affine, Stream stream) {
-  if (!parts)
+  if (count == 0)
     return launch(take_running<A>, affine_grid(channels), dim3(kAffineThreads), 0, stream, channels,
                   bn, mean, var, affine);
   launch(count <= kPartsOfWarp ? finish<A, kWarp> : finish<A, kChannelThreads>,

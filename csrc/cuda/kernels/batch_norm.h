@@ -46,7 +46,7 @@ struct BatchNorm {
 template <typename T>
 void add_moments(const PixelMap& map, const T* x, Moments* parts, Stream);
 
-// mean and var [channels] from parts [count][channels], or the running ones where parts is null;
+// mean and var [channels] from parts [count][channels], or the running ones without any;
 // and the affine.
 template <typename A>
 void finish_moments(int64_t channels, const Moments* parts, int64_t count, const BatchNorm<A>&,
