@@ -32,7 +32,8 @@ bool are_aligned(std::initializer_list<const void*> pointers) {
 // size.
 template <typename T>
 bool has_vectors(const PixelMap& map, std::initializer_list<const void*> pointers) {
-  return are_aligned<T>(pointers) && map.channels_last && map.channels % Vector<T>::kCount == 0;
+  const bool whole = map.channels > 0 && map.channels % Vector<T>::kCount == 0;
+  return are_aligned<T>(pointers) && map.channels_last && whole;
 }
 
 // What a block of a sweep takes: some vectors side by side (a thread keeps its own) of many pixels.
