@@ -11,8 +11,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from colorseg._files import load_torch, make_folder, remove_drafts, write_atomically
-from colorseg.training.config import RunConfig
 from colorseg.training.history import History, Row
+from colorseg.training.run_config import RunConfig
 
 FILES = (
     "config.json",

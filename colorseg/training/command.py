@@ -11,8 +11,9 @@ from typing import Any
 
 from colorseg.training import ranks
 from colorseg.training.checkpoint import holds_run
-from colorseg.training.config import OPTIMIZERS, SCHEDULES, TASKS, Config
+from colorseg.training.config import TASKS, Config
 from colorseg.training.history import Epoch, History
+from colorseg.training.run_config import OPTIMIZERS, SCHEDULES
 
 logger = logging.getLogger(__name__)
 

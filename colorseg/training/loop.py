@@ -14,9 +14,10 @@ from colorseg.training import checkpoint, ranks
 from colorseg.training.anomaly import watched
 from colorseg.training.board import Board
 from colorseg.training.color import ColorTask, palette_of
-from colorseg.training.config import Config, RunConfig, SegmentationConfig
+from colorseg.training.config import Config, SegmentationConfig
 from colorseg.training.history import History
 from colorseg.training.run import Run
+from colorseg.training.run_config import RunConfig
 from colorseg.training.segmentation import SegmentationTask
 from colorseg.training.task import Task, usable_device
 

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from colorseg.training.config import RunConfig
+from colorseg.training.run_config import RunConfig
 from colorseg.training.task import usable_device
 
 Value = TypeVar("Value")

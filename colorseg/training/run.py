@@ -13,9 +13,9 @@ from colorseg._files import write_atomically
 from colorseg.models.weights import uncompiled
 from colorseg.training import checkpoint, ranks
 from colorseg.training.board import Board
-from colorseg.training.config import RunConfig
 from colorseg.training.history import History, Row
 from colorseg.training.plots import save_curves, save_samples
+from colorseg.training.run_config import RunConfig
 from colorseg.training.seeding import batch_order, seed_everything
 from colorseg.training.step import GraphedStep, Step
 from colorseg.training.task import Task

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from colorseg.nn.capture import captured
 from colorseg.training import ranks
 from colorseg.training.anomaly import check_gradients
-from colorseg.training.config import RunConfig
+from colorseg.training.run_config import RunConfig
 from colorseg.training.task import Task
 
 logger = logging.getLogger(__name__)
