@@ -21,7 +21,9 @@ def test_integers_are_exact(channels, options):
     """No channel meets another's weight, whether their number is odd or even."""
     options = {"kernel_size": 3, "transposed": False} | options
     kind = nn.ConvTranspose2d if options.pop("transposed") else nn.Conv2d
-    block = nn.Sequential(kind(channels, channels + 2, **options), nn.BatchNorm2d(channels + 2, 0))
+    norm = nn.BatchNorm2d(channels + 2, eps=0.5)
+    norm.running_var.fill_(0.5)  # a deviation of 1
+    block = nn.Sequential(kind(channels, channels + 2, **options), norm)
     model = nn.Sequential(block, conv(channels + 2, 5)).eval()
     for layer in (block[0], model[1]):  # few and small, so that no sum needs more than 8 bits
         weight = torch.randint(-2, 3, layer.weight.shape) * (torch.rand(layer.weight.shape) < 0.1)
