@@ -6,10 +6,6 @@ namespace {
 using torch::stable::detail::from;
 using torch::stable::detail::to;
 
-bool is_symmetric(const ConvOptions& o) {
-  return o.padding[0] == o.padding[1] && o.padding[2] == o.padding[3];
-}
-
 Tensor unpadded(Tensor grad, const ConvOptions& o, int64_t height, int64_t width) {
   if (is_symmetric(o)) return grad;
   Tensor rows = torch::stable::narrow(grad, 2, o.padding[0], height);
@@ -17,6 +13,10 @@ Tensor unpadded(Tensor grad, const ConvOptions& o, int64_t height, int64_t width
 }
 
 }  // namespace
+
+bool is_symmetric(const ConvOptions& o) {
+  return o.padding[0] == o.padding[1] && o.padding[2] == o.padding[3];
+}
 
 Tensor padded(const Tensor& input, const ConvOptions& o) {
   if (is_symmetric(o)) return input;

@@ -14,6 +14,7 @@ struct Needs {
 
 // ATen pads evenly on both sides; an uneven "same" padding is made explicit first: then ATen gets
 // `padded` and no padding.
+bool is_symmetric(const ConvOptions& o);
 Tensor padded(const Tensor& input, const ConvOptions& o);
 Ints aten_padding(const ConvOptions& o);
 

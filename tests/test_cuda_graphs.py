@@ -59,7 +59,9 @@ def test_half_types_keep_batch_norms_in_float32(dtype):
 
 @on_gpu
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_batch_norms_of_a_resnet_are_folded_in_half_types(dtype):
+@pytest.mark.parametrize("deterministic", [True, False])  # cuDNN fuses where it need not be
+def test_batch_norms_of_a_resnet_are_folded_in_half_types(deterministic, dtype, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", deterministic)
     model = randomized(models.deeplabv3("resnet50", 3, aux=True)).eval()
     x = torch.randn(2, 3, 65, 80)
     optimized = optimize_for_inference(model, dtype)

@@ -12,7 +12,7 @@ from torch import nn
 
 import colorseg
 from colorseg import models, optimize_for_inference
-from colorseg.nn import folded
+from colorseg.nn import cudnn
 from colorseg.nn.folded import MAX_SHAPES, FoldedConv2d
 from colorseg.nn.forms import BasicBlock, Bottleneck
 from colorseg.nn.stage import Stage
@@ -68,7 +68,7 @@ def test_what_cudnn_fuses(deeplab, monkeypatch):
         calls.append("add_relu")
         return (F.conv2d(x, weight, bias, *options) + alpha * z).relu()
 
-    monkeypatch.setattr(folded, "_has_fused_cudnn", lambda x: True)
+    monkeypatch.setattr(cudnn, "fits", lambda x, weight, residual: True)
     monkeypatch.setattr(torch, "cudnn_convolution_relu", relu)
     monkeypatch.setattr(torch, "cudnn_convolution_add_relu", add_relu)
     x = torch.randn(2, 3, 33, 40)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from colorseg.nn import cudnn
 from colorseg.nn.blocks import FusedForward
 from colorseg.nn.forms import Form, ImagePooling
 from colorseg.nn.functional import why_not_fusable
@@ -76,11 +77,11 @@ class FoldedConv2d(InferenceModule):
         refuse_gradient(x)
         relu = self.relu if relu is None else relu
         options = self.padding, self.stride, self.dilation, self.groups
-        if relu and _has_fused_cudnn(x):
-            numbers = self.bias, self.stride, self.padding, self.dilation, self.groups
-            if residual is None:
-                return torch.cudnn_convolution_relu(x, self.weight, *numbers)
-            return torch.cudnn_convolution_add_relu(x, self.weight, residual, 1.0, *numbers)
+        if relu:
+            shifts = self.stride, self.padding, self.dilation
+            y = cudnn.conv_relu(x, self.weight, self.bias, residual, *shifts)
+            if y is not None:
+                return y
         # torch 2.11's oneDNN adds nothing to a map of one pixel
         one_pixel = residual is not None and residual.shape[-2:] == (1, 1)
         if one_pixel or not _has_pointwise(x):
@@ -157,9 +158,9 @@ def fold(model: nn.Module, dtype: torch.dtype) -> None:
         children = module._modules
         if isinstance(module, Form) and not isinstance(module, ImagePooling):
             for conv, bn in ((f"conv{i}", f"bn{i}") for i in (1, 2, 3)):
-                if conv in children and _folds(children[conv], children[bn]):
-                    children[conv] = FoldedConv2d(children[conv], children[bn], dtype)
-                    children[bn] = nn.Identity()
+                folded = _folded(children.get(conv), children.get(bn), dtype)
+                if folded is not None:
+                    children[conv], children[bn] = folded, nn.Identity()
         elif isinstance(module, FusedForward):
             _fold_runs(children, dtype)
 
@@ -167,25 +168,35 @@ def fold(model: nn.Module, dtype: torch.dtype) -> None:
 def _fold_runs(children: dict[str, Any], dtype: torch.dtype) -> None:
     names, modules, start = list(children), list(children.values()), 0
     while start < len(modules):
-        run = find_run(modules, start) if is_conv(modules[start]) else None
-        if not isinstance(run, Run) or run.resample or not _folds(run.conv, run.bn):
+        run: Any = find_run(modules, start) if is_conv(modules[start]) else None
+        whole = isinstance(run, Run) and not run.resample
+        folded = _folded(run.conv, run.bn, dtype, run.relu) if whole else None
+        if folded is None:
             start += 1
             continue
-        children[names[start]] = FoldedConv2d(run.conv, run.bn, dtype, run.relu)
+        children[names[start]] = folded
         for name in names[start + 1 : start + run.length]:
             children[name] = nn.Identity()  # keeps the names of what follows
         start += run.length
 
 
-def _folds(conv: Any, bn: Any) -> bool:
-    return (
-        why_not_fusable(conv, bn) is None
+def _folded(conv: Any, bn: Any, dtype: torch.dtype, relu: bool = False) -> FoldedConv2d | None:
+    """The two as one, None where they cannot be."""
+    folds = (
+        conv is not None
+        and why_not_fusable(conv, bn) is None
         and type(conv) is nn.Conv2d
         and not isinstance(conv.padding, str)
         and bn.running_mean is not None
         and conv.weight.dtype == torch.float32
         and conv.weight.device.type in ("cpu", "cuda")
     )
+    if not folds:
+        return None
+    folded = FoldedConv2d(conv, bn, dtype, relu)
+    # shifts that means and scales make together may be beyond its range
+    overflows = dtype == torch.float16 and not all(t.isfinite().all() for t in folded.buffers())
+    return None if overflows else folded
 
 
 def _has_pointwise(x: Tensor) -> bool:
@@ -196,9 +207,3 @@ def _has_pointwise(x: Tensor) -> bool:
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
     )
-
-
-def _has_fused_cudnn(x: Tensor) -> bool:
-    """Whether cuDNN does the rest in the convolution's own pass, as it can on tensor cores."""
-    half = x.dtype in (torch.bfloat16, torch.float16)
-    return x.device.type == "cuda" and half and torch.backends.cudnn.is_available()

@@ -41,7 +41,8 @@ Tensor result_of(const OwnConvolution& own, int64_t height, int64_t width) {
 // In half types cuDNN's tiles of 64 result channels take half the time of ours, or less, and that
 // is more than a sweep over the result takes; unless they need a copy of the inputs.
 bool is_faster_by_cudnn(const Tensor& x, const ConvShape& s, const Tensor& weight,
-                        const OptionalTensor& skip, const Prologue& prologue) {
+                        const OptionalTensor& skip, const Prologue& prologue,
+                        const ConvOptions& o) {
   const int64_t products = s.in_channels * weight.size(2) * weight.size(3);
   const bool half = arithmetic_type(x) != x.scalar_type();
   return half && s.out_channels >= 64 && products >= 64 && !skip && !prologue.scale &&
@@ -62,7 +63,7 @@ std::optional<OwnConvolution> own_convolution(const Tensor& x, const Tensor& wei
                                               const ConvOptions& o) {
   if (!is_channels_last(x) || (prologue.upsample && skip)) return {};
   const ConvShape shape = check_conv2d(x, weight, {}, skip, prologue, o);
-  if (!has_own_channels(shape) || is_faster_by_cudnn(x, shape, weight, skip, prologue))
+  if (!has_own_channels(shape) || is_faster_by_cudnn(x, shape, weight, skip, prologue, o))
     return {};  // before anything is copied
   OwnConvolution own{{x, {}, prologue.relu}, {}, prologue.upsample, dense(weight, false), o, shape,
                      !allows_tf32()};
