@@ -22,6 +22,8 @@ ERRORS = [
     ({"logits": {"out": LOGITS}}, TypeError, "got dict: pass model(x)['out']"),
     ({"palette": Palette.horse24()}, TypeError, "got Palette: pass palette.colors"),
     ({"palette": [[0.0, 0.0, 0.0]]}, TypeError, "got list: pass torch.as_tensor(palette)"),
+    ({"target": LABELS.numpy()}, TypeError, "target must be a tensor, got ndarray: convert it by"),
+    ({"weight": [1.0] * 5}, TypeError, "weight must be a tensor, got list: pass a tensor"),
     ({"ignore_index": None}, TypeError, "a whole number, got None; leave it out (-100)"),
     (
         {"logits": torch.zeros(2, 5, 4)},

@@ -9,6 +9,7 @@ from colorseg import ops
 
 ERRORS = [
     ({"x": torch.zeros(1, 4, 8, 8).numpy()}, TypeError, "got ndarray: convert it by torch.as_tens"),
+    ({"bias": [0.0, 1.0]}, TypeError, "a convolution takes tensors, got list: pass a tensor"),
     ({"x": torch.zeros(4, 8, 8)}, RuntimeError, "x must be (N, C, H, W), got 3 dimensions"),
     ({"x": torch.zeros(1, 3, 8, 8)}, RuntimeError, "expects 4 input channels, got 3 in x"),
     ({"x": torch.zeros(1, 4, 1, 1), "padding": 0}, RuntimeError, "a kernel of 3 x 3 does not fit"),

@@ -24,7 +24,7 @@ def check_usable(op: str, *tensors: Tensor | None) -> None:
     try:  # costs nothing where it is a tensor
         device = tensors[0].device.type
     except AttributeError:
-        raise TypeError(_no_tensor(op, tensors[0])) from None
+        raise no_tensor(f"{op} takes tensors", tensors[0]) from None
     if device not in _WITH_KERNELS and not _has_kernel(op, device):
         build = (
             " (colorseg was built without CUDA: with a CUDA build of torch and nvcc, reinstall it)"
@@ -46,13 +46,15 @@ def check_usable(op: str, *tensors: Tensor | None) -> None:
             )
 
 
-def _no_tensor(op: str, value: Any) -> str:
+def no_tensor(rule: str, *values: Any) -> TypeError:
+    """The error of the first of the values that is neither a tensor nor None."""
+    value = next(v for v in values if v is not None and not isinstance(v, Tensor))
     advice = "pass a tensor"
     if isinstance(value, dict) and "out" in value:
         advice = "pass model(x)['out']"
     elif hasattr(value, "__array__"):
         advice = "convert it by torch.as_tensor"
-    return f"{op} takes tensors, got {type(value).__name__}: {advice}"
+    return TypeError(f"{rule}, got {type(value).__name__}: {advice}")
 
 
 @cache
@@ -61,14 +63,21 @@ def _has_kernel(op: str, device: str) -> bool:
 
 
 def check_constant(name: str, tensor: Tensor | None) -> None:
-    """Raise if a gradient is expected of a tensor that is not differentiated."""
-    if tensor is not None and tensor.requires_grad:
+    """Raise if it is no tensor, or one of which a gradient is expected that is not made."""
+    if tensor is None:
+        return
+    if not isinstance(tensor, Tensor):
+        raise no_tensor(f"{name} must be a tensor", tensor)
+    if tensor.requires_grad:
         raise ValueError(f"{name} is not differentiated here; pass {name}.detach()")
 
 
 def needs_grad(*tensors: Tensor | None) -> bool:
     """Whether autograd will ask for a gradient of any of the tensors."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    try:
+        return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    except AttributeError:
+        raise no_tensor("a convolution takes tensors", *tensors) from None
 
 
 def traced() -> bool:

@@ -11,6 +11,7 @@ from colorseg.ops._registration import (
     check_usable,
     empty,
     needs_grad,
+    no_tensor,
     one_at_a_time,
     register_autograd,
     register_fake,
@@ -76,6 +77,8 @@ def color_cross_entropy(
         )
     if palette is not None:
         check_palette(palette)
+    if not isinstance(target, Tensor):
+        raise no_tensor("target must be a tensor", target)
     if target.dim() == 4:
         check_rgb("an RGB target", target)
     soft = _soft_options(soft_neighbors, soft_sigma, target, palette)
