@@ -5,16 +5,13 @@ import io
 
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import assert_close
 from test_fuse_forms import Basic, Deep
 from torch import nn
 
 import colorseg
 from colorseg import models, optimize_for_inference
-from colorseg.nn import cudnn
 from colorseg.nn.folded import MAX_SHAPES, FoldedConv2d
-from colorseg.nn.forms import BasicBlock, Bottleneck
 from colorseg.nn.stage import Stage
 
 
@@ -54,31 +51,6 @@ def test_deeplab_matches_float64(deeplab, layout):
     norms = sum(isinstance(m, nn.BatchNorm2d) for m in deeplab.modules())
     # all but the one behind the pooled image, which is one pixel
     assert sum(isinstance(m, FoldedConv2d) for m in optimized.modules()) == norms - 1
-
-
-def test_what_cudnn_fuses(deeplab, monkeypatch):
-    """Its convolutions with all that follows, as half types on CUDA call them."""
-    calls = []
-
-    def relu(x, weight, bias, stride, padding, dilation, groups):
-        calls.append("relu")
-        return F.conv2d(x, weight, bias, stride, padding, dilation, groups).relu()
-
-    def add_relu(x, weight, z, alpha, bias, *options):
-        calls.append("add_relu")
-        return (F.conv2d(x, weight, bias, *options) + alpha * z).relu()
-
-    monkeypatch.setattr(cudnn, "fits", lambda x, weight, residual: True)
-    monkeypatch.setattr(torch, "cudnn_convolution_relu", relu)
-    monkeypatch.setattr(torch, "cudnn_convolution_add_relu", add_relu)
-    x = torch.randn(2, 3, 33, 40)
-    optimized = optimize_for_inference(deeplab)
-    assert_close(optimized(x)["out"], exact(deeplab, x)["out"])
-    folds = [m for m in optimized.modules() if isinstance(m, FoldedConv2d)]
-    blocks = sum(isinstance(m, BasicBlock | Bottleneck) for m in optimized.modules())
-    shortcuts = sum(getattr(m, "downsample", None) is not None for m in optimized.modules())
-    assert calls.count("add_relu") == blocks
-    assert len(calls) == len(folds) - shortcuts
 
 
 def test_bfloat16(deeplab, bfloat16_kernels):
