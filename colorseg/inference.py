@@ -1,6 +1,7 @@
 """``optimize_for_inference``: a model as it computes in eval mode, as fast as it goes."""
 
 import copy
+from collections.abc import Iterator
 from typing import Any, TypeGuard
 
 import torch
@@ -92,15 +93,23 @@ def _graphed(model: nn.Module, dtype: torch.dtype) -> nn.Module:
         raise ValueError(f"the model is on {' and '.join(devices)}; move all of it to one device")
     network = copy.deepcopy(model).eval()
     if dtype in HALF:  # cuDNN fuses what follows a convolution on tensor cores
-        for part in list(network.modules()):
-            if isinstance(part, DeepLabV3 | Form):
-                fold(part, dtype)
+        for part in [*_foldable(network)]:
+            fold(part, dtype)
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     exact = [copy.deepcopy(norm.state_dict()) for norm in norms]
     network.to(dtype)
     for norm, state in zip(norms, exact, strict=True):
         norm.float().load_state_dict(state)  # kernels read them in float32: no cast in each run
     return GraphedNetwork(network)
+
+
+def _foldable(module: nn.Module) -> Iterator[nn.Module]:
+    """The parts whose blocks run one by one, without what is in them."""
+    if isinstance(module, DeepLabV3 | Form):
+        yield module
+        return
+    for child in module.children():
+        yield from _foldable(child)
 
 
 def _is_stock(module: nn.Module) -> TypeGuard[ColorNetwork]:

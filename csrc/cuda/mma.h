@@ -25,29 +25,20 @@ __device__ inline void load_matrices_transposed(uint32_t (&to)[4], const void* r
                : "memory");
 }
 
-// c += a b, in the fragments of mma.m16n8k16, or of m16n8k8 in tf32 for float.
+// d = a b + c, in the fragments of mma.m16n8k16, or of m16n8k8 in tf32 for float.
 template <typename T>
-__device__ void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
-// c = a b.
-template <typename T>
-__device__ void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+__device__ void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                             const float (&c)[4]);
 
 #define COLORSEG_MMA(T, NAME)                                                                \
   template <>                                                                                \
-  __device__ inline void multiply_add<T>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, \
-                                         uint32_t b1) {                                      \
+  __device__ inline void multiply_add<T>(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, \
+                                         uint32_t b1, const float (&c)[4]) {                 \
     asm volatile("mma.sync.aligned." NAME                                                    \
-                 " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"          \
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                            \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));            \
-  }                                                                                          \
-  template <>                                                                                \
-  __device__ inline void multiply<T>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,     \
-                                     uint32_t b1) {                                          \
-    asm volatile("mma.sync.aligned." NAME                                                    \
-                 " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10};"      \
-                 : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])                            \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f)); \
+                 " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"      \
+                 : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])                            \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(c[0]),  \
+                   "f"(c[1]), "f"(c[2]), "f"(c[3]));                                         \
   }
 COLORSEG_MMA(float, "m16n8k8.row.col.f32.tf32.tf32.f32")
 COLORSEG_MMA(__half, "m16n8k16.row.col.f32.f16.f16.f32")

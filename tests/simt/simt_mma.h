@@ -69,7 +69,8 @@ inline void load_matrices_transposed(uint32_t (&to)[4], const void* row) {
 }
 
 template <typename T>
-void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                  const float (&c)[4]) {
   const simt::Operands own{{a[0], a[1], a[2], a[3]}, {b0, b1}};
   const std::byte* lanes = simt::gather(~0u, &own, sizeof(own));
   for (int i = 0; i < 4; ++i) {
@@ -77,14 +78,8 @@ void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b
     double sum = c[i];
     for (int k = 0; k < 32 / static_cast<int>(sizeof(T)); ++k)
       sum += simt::a_of<T>(lanes, row, k) * simt::b_of<T>(lanes, k, column);
-    c[i] = static_cast<float>(sum);
+    d[i] = static_cast<float>(sum);
   }
-}
-
-template <typename T>
-void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  for (float& sum : c) sum = 0;
-  multiply_add<T>(c, a, b0, b1);
 }
 
 inline void copy_async(void* to, const void* from, bool inside) {

@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kSweepThreads)
     const float value = widen(x[chunk.first * map.channels + channel]);
     return isfinite(value) ? value : 0.0f;
   };
-  const int64_t channel = sweep_place(SweepShape<T>(map)).channel;
+  const int64_t channel = sweep_channel<T>(map);
   Vector<T> values[kSweepBatch];
   float shift[kCount], few[kCount] = {}, few_squares[kCount] = {};
   PairSums<T> own;
@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(kSweepThreads, 2)
   await_previous();
   constexpr int kCount = Vector<T>::kCount;
   ChannelAffine<float> a[kCount];
-  load_affines(affine + sweep_place(SweepShape<T>(map)).channel, a);
+  load_affines(affine + sweep_channel<T>(map), a);
   Vector<T> values[kSweepBatch], added[kSweepBatch];
   sweep<T, kSweepBatch>(
       map,
@@ -174,9 +174,8 @@ void finish_moments(int64_t channels, const Moments* parts, int64_t count, const
   if (count == 0)
     return launch(take_running<A>, affine_grid(channels), dim3(kAffineThreads), 0, stream, channels,
                   bn, mean, var, affine);
-  launch(count <= kPartsOfWarp ? finish<A, kWarp> : finish<A, kChannelThreads>,
-         merge_grid(channels, count), dim3(kChannelThreads), kMostWarps * sizeof(double), stream,
-         channels, parts, count, bn, mean, var, affine);
+  launch_merge(finish<A, kWarp>, finish<A, kChannelThreads>, channels, parts, count, stream, bn,
+               mean, var, affine);
 }
 
 template <typename A>

@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kSweepThreads, 2)
   await_previous();
   constexpr int kCount = Vector<T>::kCount;
   ChannelAffine<float> a[kCount];
-  load_affines(p.affine + sweep_place(SweepShape<T>(p.map)).channel, a);
+  load_affines(p.affine + sweep_channel<T>(p.map), a);
   Vector<T> grads[kSweepBatch], maps[kSweepBatch];
   float few[kCount] = {}, few_products[kCount] = {};
   PairSums<T> own;
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(kSweepThreads, 2)
     apply_vectors(NormalizeBackward<T, float> p, const ChannelAffine<float>* out, T* grad_x) {
   await_previous();
   constexpr int kCount = Vector<T>::kCount, kBatch = 3;  // more would spill registers
-  const int channel = sweep_place(SweepShape<T>(p.map)).channel;
+  const int channel = sweep_channel<T>(p.map);
   ChannelAffine<float> a[kCount], o[kCount];
   load_affines(p.affine + channel, a), load_affines(out + channel, o);
   Vector<T> grads[kBatch], maps[kBatch];
@@ -182,10 +182,8 @@ void finish_gradients(int64_t channels, const GradientSums* parts, int64_t parts
                       const double* var, double eps, double values, bool batch_statistics,
                       const ChannelAffine<A>* affine, A* grad_weight, A* grad_bias,
                       ChannelAffine<A>* out, Stream stream) {
-  launch(parts_count <= kPartsOfWarp ? finish<A, kWarp> : finish<A, kChannelThreads>,
-         merge_grid(channels, parts_count), dim3(kChannelThreads), kMostWarps * sizeof(double),
-         stream, channels, parts, parts_count, var, eps, values, batch_statistics, affine,
-         grad_weight, grad_bias, out);
+  launch_merge(finish<A, kWarp>, finish<A, kChannelThreads>, channels, parts, parts_count, stream,
+               var, eps, values, batch_statistics, affine, grad_weight, grad_bias, out);
 }
 
 template <typename T, typename A>

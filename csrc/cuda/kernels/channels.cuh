@@ -210,15 +210,21 @@ __device__ S merged_parts(int64_t channels, int64_t channel, const S* parts, int
       [&](double x) { return kThreads == kWarp ? warp_sum(x) : block_sum(x, shared); });
 }
 
-// Of few parts a warp merges a channel's, without barriers; of many, a block.
-constexpr int64_t kPartsOfWarp = 256;
-inline dim3 merge_grid(int64_t channels, int64_t parts) {
-  const int64_t side = parts <= kPartsOfWarp ? kChannelThreads / kWarp : 1;
-  return dim3(static_cast<unsigned>((channels + side - 1) / side));
-}
 template <int kThreads>
 __device__ int64_t merge_channel() {
   return int64_t(blockIdx.x) * (kChannelThreads / kThreads) + threadIdx.x / kThreads;
+}
+
+// Launches a kernel of (channels, parts, count, arguments...) that merges a channel's parts: few
+// by a warp, without barriers; many by a block.
+template <typename Kernel, typename S, typename... Arguments>
+void launch_merge(Kernel by_warp, Kernel by_block, int64_t channels, const S* parts, int64_t count,
+                  Stream stream, const Arguments&... arguments) {
+  constexpr int64_t kFew = 256;
+  const int64_t side = count <= kFew ? kChannelThreads / kWarp : 1;  // channels of a block
+  launch(count <= kFew ? by_warp : by_block,
+         dim3(static_cast<unsigned>((channels + side - 1) / side)), dim3(kChannelThreads),
+         kMostWarps * sizeof(double), stream, channels, parts, count, arguments...);
 }
 
 }  // namespace colorseg::cuda

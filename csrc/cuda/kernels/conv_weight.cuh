@@ -45,15 +45,16 @@ __device__ void multiply_row(const uint32_t (&a)[4], const WeightFragment<kStric
 #pragma unroll
     for (int n = 0; n < kTilesN; ++n) {
       float part[4];
-      multiply<T>(part, low, b[n].high[0], b[n].high[1]);
-      multiply_add<T>(part, high, b[n].low[0], b[n].low[1]);
-      multiply_add<T>(part, high, b[n].high[0], b[n].high[1]);
+      multiply_add<T>(part, low, b[n].high[0], b[n].high[1], {0, 0, 0, 0});
+      multiply_add<T>(part, high, b[n].low[0], b[n].low[1], part);
+      multiply_add<T>(part, high, b[n].high[0], b[n].high[1], part);
 #pragma unroll
       for (int i = 0; i < 4; ++i) sums[n][i] += part[i];
     }
   } else {
 #pragma unroll
-    for (int n = 0; n < kTilesN; ++n) multiply_add<T>(sums[n], a, b[n].high[0], b[n].high[1]);
+    for (int n = 0; n < kTilesN; ++n)
+      multiply_add<T>(sums[n], a, b[n].high[0], b[n].high[1], sums[n]);
   }
 }
 

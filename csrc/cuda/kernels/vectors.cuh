@@ -74,6 +74,11 @@ __device__ SweepPlace sweep_place(const SweepShape<T>& shape) {
   return {row, active ? column * Vector<T>::kCount : 0, active};
 }
 
+template <typename T>
+__device__ int sweep_channel(const PixelMap& map) {
+  return sweep_place(SweepShape<T>(map)).channel;
+}
+
 // Calls load(b, index of the first value) for kBatch vectors of the map, then use(b, index).
 template <typename T, int kBatch, typename Load, typename Use>
 __device__ void sweep(const PixelMap& map, const Load& load, const Use& use) {
